@@ -15,6 +15,7 @@ from cutset.engine.embedding import unit_vectors
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, RequestOutput, collect
 from cutset.engine.params import SamplingParams
+from cutset.engine.resumption import Resumption
 from cutset.errors import RequestError
 from cutset.loaded_model import LoadedModel, Message, Prompt
 from cutset.models.pooling import Pooling
@@ -184,15 +185,22 @@ class AsyncLLM(LoadedModel):
         cache_salt: str | None = None,
         adapter: str | None = None,
         background: bool = False,  # all other requests go before it
+        resumption: Resumption | None = None,
     ) -> RequestHandle:
         """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
 
         For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
-        what is cached. Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
+        what is cached. With a `resumption` the answer goes on that another engine has begun.
+        Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
-        own = self.adapter(adapter)
         return self._loop.submit(
-            ids, self.params(params), on_delta=on_delta, cache_salt=cache_salt, adapter=own, background=background
+            ids,
+            self.params(params),
+            on_delta=on_delta,
+            cache_salt=cache_salt,
+            adapter=self.adapter(adapter),
+            background=background,
+            resumption=resumption,
         )
 
     async def _elsewhere(
@@ -203,7 +211,7 @@ class AsyncLLM(LoadedModel):
         import asyncio
 
         def ready() -> NDArray[np.int32]:
-            self._engine.restriction(self.params(params))
+            self.prepare(params)
             return encode()
 
         return await asyncio.to_thread(ready)
@@ -233,7 +241,7 @@ class AsyncLLM(LoadedModel):
             with contextlib.suppress(RuntimeError):  # the event loop has closed, so nobody waits any more
                 loop.call_soon_threadsafe(pieces.put_nowait, delta)
 
-        handle = self._loop.submit(ids, self.params(params), on_delta=receive, adapter=self.adapter(adapter))
+        handle = self.submit(ids, params, on_delta=receive, adapter=adapter)
         try:
             while True:
                 delta = await pieces.get()

@@ -33,9 +33,9 @@ from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
 from cutset.models.files.integer import Progress
-from cutset.models.files.source import open_source
+from cutset.models.files.source import ModelSource, open_source
 from cutset.models.pooling import stated_pooling
-from cutset.models.registry import resolve, settings_for
+from cutset.models.registry import ModelRef, resolve, settings_for
 from cutset.models.run.backend import (
     ROUNDED,
     build_executor,
@@ -78,27 +78,19 @@ class LoadedModel:
         if settings is not None and overrides:
             raise ConfigError("give either settings or single ones, not both")
         settings = settings or load_settings(overrides)
-        found = resolve(str(model), settings, progress)
-        self.settings = settings_for(found, settings)
-        self.name, self.directory = found.name, found.directory
-        check_stages(self.settings)
+        found = self._find(model, settings, progress)
         mode = None
         if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
-        source = open_source(found.directory, self.settings.verify if mode is None else "always")
-        self.spec = source.spec
+        source = self._open_text(found, chat_template, self.settings.verify if mode is None else "always")
+        self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         context = self.settings.max_model_len or self.spec.context
         masked = mode is not None and mode.masked
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
-        self.tokenizer = Tokenizer.load(found.directory)
         pooling = stated_pooling(found.directory) or "last"  # before there is anything to be closed again
-        self._template_override = chat_template or found.overrides.chat_template
-        self._template: ChatTemplate | None = None
-        self._template_lock = threading.Lock()
-        self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         self._store: PrefixStore | None = None
         self.offload: Offload | None = None
         self.stages: LinkedStages | None = None
@@ -121,8 +113,6 @@ class LoadedModel:
         self.mode = mode.name if mode is not None else ""
         if not isinstance(runs, StepPipeline):
             self.executor = runs
-        eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
-        self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
         with contextlib.ExitStack() as failed:
             if self.stages is not None:
                 failed.callback(self.stages.close)
@@ -151,7 +141,7 @@ class LoadedModel:
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
                 without_token=self.tokenizer.ids_without_token(self.spec.vocab_size).tolist(),
-                eos_token_ids=eos_ids,
+                eos_token_ids=self.spec.end_tokens(self.tokenizer.eos_token_id),
                 drafter=drafting.open(blocks),
                 draft_states=draft_states(self.spec, self.choice, self.settings),
                 draft_tokens=self.settings.speculate_tokens,
@@ -169,6 +159,25 @@ class LoadedModel:
             pooling=pooling,
         )
         self.load_s = time.perf_counter() - started
+
+    def _find(self, model: str | Path, settings: Settings, progress: Progress | None) -> ModelRef:
+        found = resolve(str(model), settings, progress)
+        self.settings = settings_for(found, settings)
+        self.name, self.directory = found.name, found.directory
+        check_stages(self.settings)
+        return found
+
+    def _open_text(self, found: ModelRef, chat_template: str | None, verify: str) -> ModelSource:
+        """Reads all of a model but its weights: what is asked and answered passes through that."""
+        source = open_source(found.directory, verify)
+        self.spec = source.spec
+        self.tokenizer = Tokenizer.load(found.directory)
+        self._template_override = chat_template or found.overrides.chat_template
+        self._template: ChatTemplate | None = None
+        self._template_lock = threading.Lock()
+        eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
+        self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
+        return source
 
     def _asked_to_reuse(self) -> bool:
         """In masked modes a request's shapes lack the rows of a cached beginning, and so reveal it."""
@@ -191,7 +200,17 @@ class LoadedModel:
     @property
     def max_model_len(self) -> int:
         """Most tokens of one sequence, prompt and continuation together."""
-        return min(self._engine.max_model_len, self._engine.cache_tokens)
+        return min(self.context, self.cache_tokens)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that the model sees, prompt and continuation together."""
+        return self._engine.max_model_len
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds, of all sequences."""
+        return self._engine.cache_tokens
 
     def stats(self) -> EngineStats:
         """How the engine stands: sequences, blocks, prefix hits, tokens."""
@@ -201,6 +220,16 @@ class LoadedModel:
     def alive(self) -> bool:
         """The engine takes requests. It doesn't after `close`, nor after an error that ended its thread."""
         return self._loop.alive
+
+    @property
+    def away(self) -> str:
+        """What requests wait for, in words; "" while there is somewhere to run them."""
+        ready = self.stages is None or self.stages.ready
+        return "" if ready else "stages of the model are away, and requests wait for them"
+
+    def prepare(self, params: SamplingParams | None) -> None:
+        """Compiles the grammar of parameters, if it is a new one. Raises RequestError for one that can't be kept."""
+        self._engine.restriction(self.params(params))
 
     def params(self, params: SamplingParams | None = None) -> SamplingParams:
         """The parameters in force: those that were given, then the model's (`generation_config.json`), then ours."""

@@ -50,6 +50,7 @@ COMMANDS = {
     "compare": Command("cutset.cli.compare", "say whether two outputs or traces agree"),
     "plan": Command("cutset.cli.plan", "say which machine would run which layers of a language model"),
     "simulate": Command("cutset.cli.simulate", "the same for machines that aren't there, described in a file"),
+    "replica": Command("cutset.cli.replica", "run a model for the front of `cutset serve --replicas`"),
     "stage": Command("cutset.cli.stage", "run layers of a language model for an engine elsewhere"),
     "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),

@@ -13,6 +13,7 @@ from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.serve_batches import add_batches, batches_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
+from cutset.cli.serve_replicas import adapters_from, add_replicas, open_served
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
@@ -120,6 +121,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
     )
     add_trace(parser)
+    add_replicas(parser)
     add_front(parser)
     add_batches(parser)
     group = parser.add_argument_group("limits")
@@ -175,10 +177,7 @@ def run(args: argparse.Namespace) -> int:
         )
         if pooled:
             return _serve_pool(args, models, settings, memory, limits, reached, listening)
-        from cutset.llm import AsyncLLM
-
-        progress = Progress()
-        llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
+        llm = open_served(args, models[0], settings, adapters, template, reached.say)
         try:
             with traced(args.trace, llm, "serve"):
                 return _serve(args, llm, limits, reached, listening)
@@ -206,22 +205,9 @@ def _keys(args: argparse.Namespace) -> list[str]:
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
-    for name in ("served_model_name", "lora_modules", "chat_template", "trace"):
+    for name in ("served_model_name", "lora_modules", "chat_template", "trace", "replicas", "replica_keys"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
-
-
-def adapters_from(texts: list[str]) -> dict[str, str]:
-    """Directories of LoRA adapters by name, from NAME=DIR. Raises ConfigError."""
-    found: dict[str, str] = {}
-    for text in texts:
-        name, equals, where = text.partition("=")
-        if not (name and equals and where):
-            raise ConfigError(f"--lora-modules {text[:100]!r}: write NAME=DIR")
-        if name in found:
-            raise ConfigError(f"--lora-modules: {name[:100]!r} stands there twice")
-        found[name] = where
-    return found
 
 
 def _proxies(args: argparse.Namespace) -> list[str]:

@@ -28,8 +28,22 @@ EXAMPLE = """the file:
   link = "100MB/s,1ms"
   bandwidth = "60GB/s"         # at which it reads weights
   gflops = 900                 # that it computes with many rows
+  [serving]                    # many machines that are alike: groups of them, each with the whole model in stages
+  requests = 40                # a second
+  prompt = 500                 # tokens; answer = 200
+  mtbf = "30d"                 # of a machine; restart = "5min", detect = "3s", spares = 20, cost = 1.5 (an hour)
 
-Networks of pictures: cutset stream simulate.
+or, of cameras:
+  model = "alexnet"            # also: size, profile = FILE of `cutset stream profile`, changed = 0.2
+  rate = 5                     # pictures a second of a camera
+  [cloud]
+  machines = 40                # also: speed, in times of the profile's machine; cost of each for an hour
+  [[site]]
+  cameras = 50                 # also: count = 20, of sites alike; name, cost
+  link = "12MB/s,25ms"         # to the cloud; local = "125MB/s,0.5ms", from cameras to the box
+  speed = 0.5                  # of the box
+
+One network on machines in a line: cutset stream simulate.
 """
 
 
@@ -50,6 +64,14 @@ def run(args: argparse.Namespace) -> int:
     check_steps(args)
     settings = settings_from(args)
 
+    from cutset.partition.machine_file import read_machine_file
+    from cutset.video.profile.site_scenario import is_of_sites
+
+    if is_of_sites(read_machine_file(args.file)):
+        from cutset.cli.simulate_sites import run_sites_file
+
+        return run_sites_file(args)
+
     from cutset.engine.stage_scenario import read_decoder_scenario
     from cutset.engine.stage_simulation import simulated_choices
     from cutset.models.files.source import open_source
@@ -61,6 +83,15 @@ def run(args: argparse.Namespace) -> int:
         beside = args.file.parent / scenario.model
         ref = resolve(str(beside) if beside.exists() else scenario.model, settings)
         source, name = open_source(ref.directory), ref.name
+    if scenario.serving is not None:
+        from cutset.cli.simulate_fleet import show_fleet
+        from cutset.engine.fleet_plan import plan_fleet
+        from cutset.engine.stage_simulation import simulated_planner
+
+        with Progress() as progress:
+            planner, machines, mesh = simulated_planner(scenario, source, settings, progress)
+        show_fleet(plan_fleet(planner, machines, mesh, scenario.serving), planner, args, name)
+        return 0
     with Progress() as progress:
         choices, spec = simulated_choices(scenario, source, settings, progress)
     show_choices(choices, args, name, spec)

@@ -11,18 +11,14 @@ from cutset.engine.sequence import Sequence
 from cutset.engine.step import Step
 from cutset.errors import CutsetError, EngineError, LinkError, OffloadError, RequestError
 
-__all__ = ["end_deltas", "take_scores", "token_delta", "why_no_token"]
+__all__ = ["end_deltas", "replay_token", "take_scores", "token_delta", "why_no_token"]
 
 
 def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
     """Appends a token to a sequence and says what that means. A finish_reason is the caller's to act on."""
     request, token_id = sequence.request, choice.token_id
-    sequence.append(token_id)
-    sequence.sampler.observe(token_id)
-    if sequence.constraint is not None:
-        sequence.constraint.observe(token_id)
     request.count_token(now)
-    text, offset, finish_reason, stop_reason = _extend_text(sequence, token_id)
+    text, offset, finish_reason, stop_reason = _append(sequence, token_id)
     last = finish_reason is not None and request.unfinished == [sequence]
     return Delta(
         request_id=request.request_id,
@@ -37,7 +33,15 @@ def token_delta(sequence: Sequence, choice: Choice, now: float) -> Delta:
         timings=request.timings if last else None,
         special=sequence.text.take_special(),
         prompt_logprobs=request.take_scores() if sequence.index == 0 else None,
+        cached_tokens=(request.cached_tokens or 0) if request.generated == 1 else None,
     )
+
+
+def replay_token(sequence: Sequence, token_id: int) -> bool:
+    """Appends a token that was given out elsewhere; whether it ends its sample."""
+    _, _, finish_reason, _ = _append(sequence, token_id)
+    sequence.text.take_special()
+    return finish_reason is not None
 
 
 def take_scores(step: Step, choices: list[Choice | None]) -> list[Request]:
@@ -76,6 +80,14 @@ def why_no_token(sequence: Sequence) -> CutsetError:
     if sequence.constraint is not None and sequence.constraint.failed:
         return RequestError(sequence.constraint.failed)
     return EngineError("its logits are not numbers, or all are masked")
+
+
+def _append(sequence: Sequence, token_id: int) -> tuple[str, int, FinishReason | None, str | int | None]:
+    sequence.append(token_id)
+    sequence.sampler.observe(token_id)
+    if sequence.constraint is not None:
+        sequence.constraint.observe(token_id)
+    return _extend_text(sequence, token_id)
 
 
 def _extend_text(sequence: Sequence, token_id: int) -> tuple[str, int, FinishReason | None, str | int | None]:

@@ -20,12 +20,13 @@ from cutset.engine.detokenizer import StreamingTokenizer
 from cutset.engine.drafting import Drafter
 from cutset.engine.embedding import EmbeddingSteps
 from cutset.engine.grammar_compiler import GrammarCompiler
-from cutset.engine.intake import check_fits, check_ids, check_sizes, open_request, restriction_of, truncated
+from cutset.engine.intake import check_fits, check_prompt, check_sizes, open_request, restriction_of
 from cutset.engine.local_pipeline import LocalPipeline
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_store import PrefixStore, StoredBlocks
 from cutset.engine.request import Request
+from cutset.engine.resumption import Resumption
 from cutset.engine.sampler import Choice
 from cutset.engine.scheduler import RESTORED_BYTES, Scheduler
 from cutset.engine.sequence import Sequence
@@ -157,10 +158,8 @@ class Engine:
         Raises RequestError for an empty prompt, ids outside the vocabulary or without a token, a grammar that can't be
         kept, ContextLengthError for too long a prompt.
         """
-        ids = check_ids("The prompt", prompt_ids, self.vocab_size, self._without_token)
-        ids = truncated(ids, params, min(self.max_model_len, self.cache_tokens))
-        check_ids("stop_token_ids", params.stop_ids, self.vocab_size)
-        check_ids("logit_bias", list(params.logit_bias or ()), self.vocab_size)
+        longest = min(self.max_model_len, self.cache_tokens)
+        ids = check_prompt(prompt_ids, params, without_token=self._without_token, longest=longest)
         if restriction is None:
             self.restriction(params)
         check_fits(len(ids), context=self.max_model_len, cache=self.cache_tokens)
@@ -184,6 +183,7 @@ class Engine:
         added: float | None = None,  # when it was handed in, by `clock`; None: now
         restriction: Restriction | None = None,  # of `params`, where it is at hand
         background: bool = False,  # others go before it
+        resumption: Resumption | None = None,  # where it goes on that another engine has begun
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
 
@@ -209,6 +209,7 @@ class Engine:
             adapter=adapter,
             restriction=restriction,
             background=background,
+            resumption=resumption,
         )
         self._requests[request_id] = request
         self._scheduler.add(request.sequences)
@@ -224,9 +225,7 @@ class Engine:
         Of a pipeline it is the next one that comes back; as many as go into it are sent before. [] if none comes soon.
         If a pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
         """
-        deltas = self._send(self._schedule)
-        deltas += self._receive()
-        return deltas
+        return self._send(self._schedule) + self._receive()
 
     def _schedule(self) -> Step | None:
         """The next step: those that embed and those that generate take turns."""

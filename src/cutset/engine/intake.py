@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 from cutset.engine.bits import bits_of
 from cutset.engine.blocks import root_digest
 from cutset.engine.constraint import Constraint, Restriction
+from cutset.engine.deltas import replay_token
 from cutset.engine.detokenizer import Detokenizer, StreamingTokenizer
 from cutset.engine.grammar_compiler import GrammarCompiler
 from cutset.engine.params import SamplingParams
 from cutset.engine.request import Request
+from cutset.engine.resumption import Resumption
 from cutset.engine.sampler import TokenSampler
 from cutset.engine.sequence import Sequence
 from cutset.errors import ConfigError, ContextLengthError, RequestError
 from cutset.models.run.executor import LoadedAdapter
 
-__all__ = ["check_fits", "check_ids", "check_sizes", "open_request", "restriction_of", "truncated"]
+__all__ = ["check_fits", "check_ids", "check_prompt", "check_sizes", "open_request", "restriction_of", "truncated"]
 
 
 def check_sizes(
@@ -66,6 +68,22 @@ def check_ids(
     if without_token is not None and (wrong := array[without_token[array]]).size:
         raise RequestError(f"{name} has the token id {wrong[0]}, for which the tokenizer has no token: leave it out.")
     return array.astype(np.int32)
+
+
+def check_prompt(
+    prompt_ids: Any,
+    params: SamplingParams,
+    *,
+    without_token: NDArray[np.bool_],  # (vocab,) ids for which the tokenizer has none
+    longest: int,  # tokens of prompt and answer
+) -> NDArray[np.int32]:
+    """A prompt as (tokens,) int32, truncated where `params` say so. Raises RequestError for ids outside the vocabulary
+    or without a token, those of `params` included."""
+    vocab_size = len(without_token)
+    ids = truncated(check_ids("The prompt", prompt_ids, vocab_size, without_token), params, longest)
+    check_ids("stop_token_ids", params.stop_ids, vocab_size)
+    check_ids("logit_bias", list(params.logit_bias or ()), vocab_size)
+    return ids
 
 
 def restriction_of(
@@ -123,8 +141,12 @@ def open_request(
     adapter: LoadedAdapter | None = None,
     restriction: Restriction | None = None,  # of `params`
     background: bool = False,
+    resumption: Resumption | None = None,
 ) -> Request:
-    """A request with its n sequences, none of which has begun."""
+    """A request with its n sequences, none of which has begun; with a `resumption`, those that go on, as they were.
+
+    Raises RequestError for a resumption of another request.
+    """
     model_eos = eos_ids
     eos_ids = frozenset() if params.ignore_eos else eos_ids
     end_ids = eos_ids.union(params.stop_ids)
@@ -168,6 +190,8 @@ def open_request(
             request, index, prompt_ids, limit=limit, root=root, sampler=sampler, text=text, constraint=own
         )
         request.sequences.append(sequence)
+    if resumption is not None:
+        resumption.replay(request, replay_token, vocab_size)
     return request
 
 

@@ -23,6 +23,7 @@ from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
+from cutset.engine.resumption import Resumption
 from cutset.errors import EngineError, RequestError
 from cutset.models.run.executor import LoadedAdapter
 
@@ -45,6 +46,7 @@ class _Ticket:
     added: float
     background: bool
     receive: Callable[[Delta], object]
+    resumption: Resumption | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,7 @@ class EngineLoop:
         adapter: LoadedAdapter | None = None,  # as in Engine.add
         background: bool = False,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
+        resumption: Resumption | None = None,  # as in Engine.add
     ) -> RequestHandle:
         """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
 
@@ -101,6 +104,7 @@ class EngineLoop:
         restriction = self._engine.restriction(params)  # in the caller's thread: a new grammar takes a while
         ids = self._engine.check(prompt_ids, params, restriction)
         deltas: SimpleQueue[Delta | None] = SimpleQueue()
+        receive = on_delta or deltas.put
         made_up = request_id is None
         with self._lock:
             if self._ended is not None:
@@ -110,7 +114,8 @@ class EngineLoop:
             if request_id in self._tickets:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
             receive = on_delta or deltas.put
-            ticket = _Ticket(request_id, ids, params, cache_salt, adapter, restriction, added, background, receive)
+            shared = cache_salt, adapter, restriction, added
+            ticket = _Ticket(request_id, ids, params, *shared, background, receive, resumption)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -195,6 +200,7 @@ class EngineLoop:
                 restriction=ticket.restriction,
                 added=ticket.added,
                 background=ticket.background,
+                resumption=ticket.resumption,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others
             shown = EngineError(f"Request {ticket.request_id!r} couldn't be added: {error}.")

@@ -82,6 +82,7 @@ class Delta:
     special: tuple[tuple[int, str], ...] = ()  # special tokens that show: where in the sample's text, and what
     # Of each token of the prompt, with the request's first token: nothing says how likely the first one is.
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    cached_tokens: int | None = None  # of the prompt, with the request's first token
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ class Request:
     first_token: float | None = None
     last_token: float | None = None
     generated: int = 0  # tokens of all samples
+    resumed: int = 0  # of all samples, those that another engine has generated
     cached_tokens: int | None = None  # of the prompt, found by the first sample when it started
     prefill_rows: int = 0
     prefill_seconds: float = 0.0  # of the steps with rows of its prompt
@@ -43,7 +44,7 @@ class Request:
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
-        return Usage(self.prompt_tokens, self.generated, self.cached_tokens or 0)
+        return Usage(self.prompt_tokens, self.resumed + self.generated, self.cached_tokens or 0)
 
     @property
     def timings(self) -> Timings:

@@ -197,7 +197,8 @@ class Scheduler:
                 self.states.advance(saves, {tokens: self._digest(sequence, tokens) for tokens, _ in saves})
             if self.prefix_caching:
                 self._publish(sequence)
-            if sequence.index == 0 and before < sequence.prompt_tokens <= sequence.settled:
+            begins = before < sequence.prompt_tokens or before == sequence.cached  # a resumed one may find all of it
+            if begins and sequence.prompt_tokens <= sequence.settled and sequence.leads:
                 self._admit_siblings(sequence)
 
     def accept(self, sequence: Sequence) -> None:

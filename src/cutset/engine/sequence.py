@@ -132,6 +132,11 @@ class Sequence:
         return max(self.prompt_tokens, self.known - 1)
 
     @property
+    def leads(self) -> bool:
+        """It is the first of its request's samples, and computes the prompt for the others."""
+        return self.request.sequences[:1] == [self]
+
+    @property
     def scoring(self) -> bool:
         """Its rows say how likely the prompt's tokens are, and that isn't known of all: the first sample's do."""
         scores = self.request.scores

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cutset.engine.decoder_times import Rates
+from cutset.engine.fleet_scenario import FleetServing, read_serving
 from cutset.errors import ConfigError
 from cutset.models.random import RandomModel
 from cutset.partition.hop import BYTES, Hop, parse_hop
@@ -39,6 +40,7 @@ KEYS: Keys = {
     "link": TEXT,
     "reference": TABLE,
     "worker": TABLES,
+    "serving": TABLE,
 }
 RATE_KEYS: Keys = {"bandwidth": TEXT, "gflops": NUMBER}
 WORKER_KEYS: Keys = {"name": TEXT, "link": TEXT, "speed": NUMBER, "memory": TEXT, "count": WHOLE, **RATE_KEYS}
@@ -85,6 +87,7 @@ class DecoderScenario:
     link: Hop  # of the coordinator
     reference: Rates | None  # of a machine of speed 1; None: this one is measured
     machines: tuple[SimulatedMachine, ...]
+    serving: FleetServing | None = None  # of many groups of these machines
 
 
 def read_decoder_scenario(path: Path) -> DecoderScenario:
@@ -124,6 +127,7 @@ def read_decoder_scenario(path: Path) -> DecoderScenario:
         if "reference" in given
         else None,
         machines=tuple(machines),
+        serving=read_serving(given["serving"], str(path)) if "serving" in given else None,
     )
 
 

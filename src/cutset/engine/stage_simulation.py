@@ -27,10 +27,10 @@ from cutset.models.run.backend import choose, stored_dtype
 from cutset.models.spec import DecoderSpec
 from cutset.partition.description import graph_digest
 from cutset.partition.graph import Graph
-from cutset.partition.mesh import star
+from cutset.partition.mesh import Mesh, star
 from cutset.partition.node import Value
 
-__all__ = ["simulated_choices"]
+__all__ = ["simulated_choices", "simulated_planner"]
 
 BLOCK = 16
 ROWS = 512
@@ -51,6 +51,14 @@ def simulated_choices(
     scenario: DecoderScenario, source: ModelSource | None, settings: Settings, progress: Progress
 ) -> tuple[StageChoices, DecoderSpec]:
     """The plan and the others beside it. `source` is the scenario's model. Raises CutsetError."""
+    planner, machines, mesh = simulated_planner(scenario, source, settings, progress)
+    return stage_choices(planner, machines, mesh), planner.spec
+
+
+def simulated_planner(
+    scenario: DecoderScenario, source: ModelSource | None, settings: Settings, progress: Progress
+) -> tuple[StagePlanner, list[StageMachine], Mesh]:
+    """A planner for the scenario's decoder and load, its machines, and what lies between them. Raises CutsetError."""
     most = len(scenario.machines) + 1 if len(scenario.machines) > 1 else 1
     held = min(most, 64)
     limits = StageLimits(ROWS, min(scenario.sequences, ROWS), scenario.context)
@@ -77,8 +85,7 @@ def simulated_choices(
         machines.append(StageMachine(one.name, one.speed, one.memory, times=own_times))
     mesh = star([one.link for one in scenario.machines], scenario.link)
     load = StageLoad(scenario.objective, scenario.context, scenario.sequences)
-    planner = StagePlanner(graph, graph_digest(graph), spec, times, load, held)
-    return stage_choices(planner, machines, mesh), spec
+    return StagePlanner(graph, graph_digest(graph), spec, times, load, held), machines, mesh
 
 
 def _states(scenario: DecoderScenario, source: ModelSource | None) -> int:

@@ -15,6 +15,8 @@ from prometheus_client.registry import Collector
 from cutset.engine.outputs import FinishReason
 from cutset.serve.events import StageState
 from cutset.serve.readings import engine_event, offload_event, stages_event
+from cutset.serve.replicas.replica_metrics import replica_metrics
+from cutset.serve.replicas.replicated_llm import ReplicatedLLM
 from cutset.serve.service import Service
 from cutset.serve.watch import Watch
 
@@ -119,7 +121,7 @@ class _Readings(Collector):
         engine = engine_event(self.service)
         yield _gauge("vllm:num_requests_running", "Sequences that run", engine.running, labels)
         yield _gauge("vllm:num_requests_waiting", "Sequences that wait", engine.waiting, labels)
-        used = engine.blocks_used / engine.blocks
+        used = engine.blocks_used / max(1, engine.blocks)
         yield _gauge("vllm:kv_cache_usage_perc", "Used blocks of the KV cache, 1 is all", used, labels)
         for name, text, value in (
             ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", engine.prefix_queries_total),
@@ -150,6 +152,8 @@ class _Readings(Collector):
         yield _gauge("cutset_mode", "1 for the mode of offload that is kept", 1, mode)
         yield from self._offload()
         yield from self._stages()
+        if isinstance(self.service.llm, ReplicatedLLM):
+            yield from replica_metrics(self.service.llm.replicas)
 
     def _stages(self) -> Iterator[Metric]:
         found = stages_event(self.service)

@@ -1,4 +1,4 @@
-"""Whether requests can be answered: no accelerator was caught in a wrong product, and a plan of stages stands."""
+"""Whether requests can be answered: no accelerator was caught in a wrong product, and stages or replicas are there."""
 
 from __future__ import annotations
 
@@ -31,13 +31,18 @@ class Readiness(Watch):
     """
 
     def __init__(
-        self, offload: Offload | None, policy: Policy = "refuse", standing: Callable[[], bool] = lambda: True
+        self,
+        offload: Offload | None,
+        policy: Policy = "refuse",
+        away: Callable[[], str] = lambda: "",
+        code: str = "no_stages",
     ) -> None:
-        """`standing`: whether there are stages to run steps on. While there are none, requests are taken and wait."""
+        """`away` says what isn't there to run requests on, stages or replicas; meanwhile they are taken and wait.
+        `code`: what /health calls that."""
         self.policy: Policy = policy
         self.failures, self.stopped = 0, False
         self.stop: Callable[[], None] = lambda: None  # set by who can stop the server
-        self._offload, self._standing = offload, standing
+        self._offload, self._away, self._code = offload, away, code
         self._error: IntegrityError | None = None  # the wrong product that hasn't been dealt with
         self._dealt_with: IntegrityError | None = None
         self._reopening: asyncio.Task[None] | None = None
@@ -46,7 +51,7 @@ class Readiness(Watch):
     def ready(self) -> bool:
         """Requests can be answered, for all that is known."""
         right = self._error is None and (self._offload is None or self._offload.broken is None)
-        return right and self._standing()
+        return right and not self._away()
 
     def check_health(self) -> None:
         """Raises ApiError 503 where requests can't be answered, also if none has come since to find out."""
@@ -54,12 +59,12 @@ class Readiness(Watch):
             if self._error is None and self._offload is not None and self._offload.broken is not None:
                 self.request_failed(self._offload.broken)
             self.check()
-            if not self._standing():
+            if away := self._away():
                 raise ApiError(
                     503,
-                    "the server isn't ready: stages of the model are away, and requests wait for them",
+                    f"the server isn't ready: {away}",
                     kind="server_error",
-                    code="no_stages",
+                    code=self._code,
                     headers={"retry-after": "1"},
                 )
             raise _not_ready()

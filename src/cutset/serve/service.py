@@ -73,8 +73,8 @@ class Service:
         self.fingerprint = f"{software().replace(' ', '-')}-{llm.choice.backend}-{llm.choice.dtype}"
         self.admission = Admission(llm.settings.max_num_seqs + self.limits.queue)
         self.running: dict[str, RunningRequest] = {}
-        stages = llm.stages
-        self.readiness = Readiness(llm.offload, on_integrity_error, lambda: stages is None or stages.ready)
+        away = "no_replica" if llm.stages is None else "no_stages"
+        self.readiness = Readiness(llm.offload, on_integrity_error, lambda: llm.away, away)
         self.watches: list[Watch] = [self.readiness]
         self.hub = Hub()
         self.stopping = False

@@ -161,6 +161,16 @@ def cache_blocks(spec: DecoderSpec, choice: BackendChoice, settings: Settings, c
     return max(1, min(wanted, (room - states) // one if one else wanted))
 
 
+def shared_cache_mib(spec: DecoderSpec, choice: BackendChoice, settings: Settings, context: int, engines: int) -> int:
+    """What `cache_mib` must be where so many engines of one model are started on a machine: as it is if it is given, 0
+    where each gets all that it could need, or else their share of the memory that is free."""
+    if settings.cache_mib:
+        return settings.cache_mib
+    wanted = settings.max_num_seqs * -(-context // settings.block_size) * block_bytes(spec, choice, settings)
+    room = _cache_bytes(choice, settings) // engines
+    return 0 if wanted + 4 * spec.state_floats * settings.max_num_seqs <= room else max(1, room >> 20)
+
+
 def block_bytes(spec: DecoderSpec, choice: BackendChoice, settings: Settings) -> int:
     """Bytes of keys and values in a block of the cache; in 8 bits each head of a token has a scale, too."""
     if settings.kv_dtype == "int8":

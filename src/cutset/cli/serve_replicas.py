@@ -1,0 +1,127 @@
+"""The flags of `cutset serve` that say who runs the model: this process, or replicas."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from cutset.cli.progress import Progress
+from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.config import Settings
+    from cutset.llm import AsyncLLM
+
+__all__ = ["adapters_from", "add_replicas", "open_served"]
+
+SCHEMES = ("tcp://", "ipc://")
+
+
+def add_replicas(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags."""
+    group = parser.add_argument_group("replicas")
+    group.add_argument(
+        "--replicas",
+        metavar="N|MIN-MAX|A,B",
+        help="several engines, each in a process of its own that gets its share of --threads: a number, a range within "
+        "which it follows the queue, or addresses of `cutset replica`. When one is lost, its answers go on at others",
+    )
+    group.add_argument(
+        "--replica-keys",
+        metavar="A,B",
+        help="with tcp: the replicas' public keys, in their order; --key is this side's own pair",
+    )
+
+
+def adapters_from(texts: list[str]) -> dict[str, str]:
+    """Directories of LoRA adapters by name, from NAME=DIR. Raises ConfigError."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, where = text.partition("=")
+        if not (name and equals and where):
+            raise ConfigError(f"--lora-modules {text[:100]!r}: write NAME=DIR")
+        if name in found:
+            raise ConfigError(f"--lora-modules: {name[:100]!r} stands there twice")
+        found[name] = where
+    return found
+
+
+def open_served(
+    args: argparse.Namespace,
+    model: str,
+    settings: Settings,
+    adapters: dict[str, str],
+    template: str | None,
+    report: Callable[[str], None],
+) -> AsyncLLM:
+    """The model that the flags mean. Raises CutsetError."""
+    from cutset.llm import AsyncLLM
+
+    progress = Progress()
+    if args.replicas is None:
+        if args.replica_keys is not None:
+            raise ConfigError("--replica-keys are of replicas at addresses: name them with --replicas")
+        return AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
+    if args.trace is not None:
+        raise ConfigError("--trace is of one engine: leave --replicas out")
+    from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
+    from cutset.serve.replicas.replica_scale import MOST_REPLICAS, ReplicaScale, read_bounds
+    from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each, check_replicated
+
+    check_replicated(settings)
+    launcher: ReplicaLauncher
+    given = [text.strip() for text in args.replicas.split(",") if text.strip()]
+    if any(text.startswith(SCHEMES) for text in given):
+        if adapters:
+            raise ConfigError("--lora-modules are of who runs the model: give them to each `cutset replica`")
+        if len(given) > MOST_REPLICAS:
+            raise ConfigError(f"--replicas names {len(given)} addresses; at most {MOST_REPLICAS} are taken")
+        launcher, scale = (
+            GivenReplicas(_keyed(given, args.replica_keys, settings)),
+            ReplicaScale(len(given), len(given)),
+        )
+    else:
+        if args.replica_keys is not None:
+            raise ConfigError(
+                "--replica-keys are of replicas at addresses: name these with --replicas tcp://HOST:PORT,…"
+            )
+        least, most = read_bounds(args.replicas)
+        scale = ReplicaScale(least, most)
+        threads = max(1, settings.thread_count // most)
+        cache = cache_of_each(model, settings, most, progress)
+        launcher = LocalReplicas(model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report)
+    every = isinstance(launcher, LocalReplicas)
+    try:
+        return ReplicatedLLM(
+            model,
+            launcher,
+            scale,
+            settings=settings,
+            progress=progress,
+            chat_template=template,
+            all_of_them=every,
+            report=report,
+        )
+    except BaseException:
+        launcher.close()
+        raise
+
+
+def _keyed(given: list[str], keys: str | None, settings: Settings) -> list[tuple[str, bytes | None]]:
+    from cutset.link import parse_address
+    from cutset.link.keys import load_public
+
+    files = [text.strip() for text in (keys or "").split(",") if text.strip()]
+    dialled = [text for text in given if parse_address(text).scheme == "tcp"]
+    if len(set(given)) != len(given):
+        raise ConfigError("--replicas names an address twice: each replica is a process of its own")
+    for text in given:
+        if not text.startswith(SCHEMES):
+            raise ConfigError(f"--replicas: {text[:100]!r} is no address of a replica: tcp://HOST:PORT or ipc://PATH")
+    if dialled and settings.key is None:
+        raise ConfigError(f"{dialled[0]} needs --key, this side's secret key; see `cutset keys`")
+    if len(files) != len(dialled):
+        raise ConfigError(f"--replica-keys names {len(files)} public keys, and {len(dialled)} replicas are at tcp://…")
+    public = iter(load_public(file) for file in files)
+    return [(text, next(public) if text in dialled else None) for text in given]

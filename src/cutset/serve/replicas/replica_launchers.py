@@ -1,0 +1,174 @@
+"""Who starts replicas: processes on this machine, or somebody else at given addresses."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from cutset.config import OPTIONS, Settings
+from cutset.link.launch import PIPE, Child, environment
+
+__all__ = ["GivenReplicas", "LaunchedReplica", "LocalReplicas", "ReplicaLauncher", "setting_flags"]
+
+STOPPING = 5.0  # seconds that a replica may take to end in order
+MOST_LINES = 5  # of what it said last
+
+
+class LaunchedReplica(Protocol):
+    """A replica that was started. `key`: its public key, where its address needs one."""
+
+    @property
+    def address(self) -> str:
+        """Where it listens, or soon will."""
+
+    @property
+    def key(self) -> bytes | None:
+        """Its public key, where its address needs one."""
+
+    def ended(self) -> str | None:
+        """Why it will never listen, or has stopped; None while it may."""
+
+    def stop(self) -> None:
+        """Ends it and takes it away. A second call does nothing."""
+
+
+class ReplicaLauncher(Protocol):
+    """Starts replicas by name; a name may come again once its replica was stopped. Threads may call it at once."""
+
+    def start(self, name: str) -> LaunchedReplica:
+        """Begins to start one; doesn't wait for it. Raises CutsetError or OSError."""
+
+    def close(self) -> None:
+        """Takes away what all of them shared."""
+
+
+class _LocalReplica:
+    """A child that is a replica, whose lines on stderr are handed on."""
+
+    def __init__(self, child: Child, address: str, report: Callable[[str], None]) -> None:
+        self.address, self.key = address, None
+        self._child, self._report = child, report
+        self._said: deque[str] = deque(maxlen=MOST_LINES)
+        # The thread that reads closes it too: to close a file waits for whoever reads it.
+        stderr, child.process.stderr = child.process.stderr, None
+        self._reading = threading.Thread(target=self._read, args=(stderr,), name="cutset-replica-lines", daemon=True)
+        self._reading.start()
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._child.process.pid
+
+    def ended(self) -> str | None:
+        """See LaunchedReplica."""
+        code = self._child.process.poll()
+        if code is None:
+            return None
+        self._reading.join(1.0)
+        said = " ".join(self._said).removeprefix("cutset: error: ")[-300:]
+        return said if code == 2 and said else f"it ended with {code}" + (f": {said}" if said else "")
+
+    def stop(self) -> None:
+        """See LaunchedReplica."""
+        self._child.end(STOPPING)
+        self._reading.join(1.0)
+
+    def _read(self, stderr: IO[str]) -> None:
+        with stderr:
+            for line in stderr:
+                self._said.append(line.strip())
+                self._report(f"{self._child.what}: {line.rstrip()}")
+
+
+class LocalReplicas:
+    """Processes on this machine, at sockets in a directory that only this user can open. They end with this process,
+    however it does.
+
+    `threads`: of each. `module`: what runs as one, with the arguments of a command line. `adapters`: LoRA adapters by
+    name. `report` gets what they say, a line at a time.
+    """
+
+    module = "cutset.cli"
+
+    def __init__(
+        self,
+        model: str,
+        settings: Settings,
+        *,
+        threads: int,
+        cache_mib: int = 0,  # of each; 0: as the settings say
+        adapters: Mapping[str, str] | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
+        self._threads, self._report = threads, report
+        self._starts = count(1)
+        flags = setting_flags(settings, threads=threads, cache_mib=cache_mib or settings.cache_mib)
+        self._command = [self.module, "replica", model, *flags]
+        if adapters:
+            self._command += ["--lora-modules", *(f"{name}={where}" for name, where in adapters.items())]
+
+    def start(self, name: str) -> _LocalReplica:
+        """See ReplicaLauncher."""
+        path = self.directory / f"{name}-{next(self._starts)}"  # one that still stops removes its own file
+        child = Child(
+            name,
+            [*self._command, "--listen", f"ipc://{path}"],
+            directory=self.directory,
+            env=environment(self._threads, drop=("CUTSET_API_KEY",)),
+            stderr=PIPE,
+        )
+        return _LocalReplica(child, f"ipc://{path}", self._report)
+
+    def close(self) -> None:
+        """See ReplicaLauncher."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _GivenReplica:
+    address: str
+    key: bytes | None
+
+    def ended(self) -> str | None:
+        """Nobody knows."""
+        return None
+
+    def stop(self) -> None:
+        """It is somebody else's."""
+
+
+class GivenReplicas:
+    """Replicas that somebody else starts and stops, at these addresses with their public keys."""
+
+    def __init__(self, addresses: Sequence[tuple[str, bytes | None]]) -> None:
+        self._addresses = {f"replica{number}": one for number, one in enumerate(addresses, 1)}
+
+    def start(self, name: str) -> LaunchedReplica:
+        """See ReplicaLauncher."""
+        return _GivenReplica(*self._addresses[name])
+
+    def close(self) -> None:
+        """There is nothing to take away."""
+
+
+def setting_flags(settings: Settings, **changed: Any) -> list[str]:
+    """Flags of the command line that give the same settings, with those that are `changed`."""
+    found: list[str] = []
+    for name, option in OPTIONS.items():
+        value = changed.get(name, getattr(settings, name))
+        if (settings.sources[name] == "default" and name not in changed) or value in (None, (), ""):
+            continue
+        if isinstance(value, bool):
+            found.append(option.flag if value else f"--no-{option.flag[2:]}")
+        else:
+            several = isinstance(value, tuple)
+            found += [option.flag, option.separator.join(map(str, value)) if several else str(value)]
+    return found
