@@ -18,12 +18,14 @@ ROOT = Path(cutset.__file__).parent
 FLOORS = [
     {"errors", "config", "version", "files", "reading"},
     {"link", "kernels"},
+    {"trust"},
     {"models"},
     {"codec", "partition"},
     {"cluster"},
     {"engine", "offload", "video"},
     {"loaded_model"},
     {"llm", "stream", "compare"},
+    {"receipts"},
     {"bench", "serve"},
     {"cli"},
 ]

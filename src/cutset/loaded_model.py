@@ -32,6 +32,7 @@ from cutset.engine.step_pipeline import StepPipeline
 from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
+from cutset.models.files.digests import observe
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import open_source
 from cutset.models.pooling import stated_pooling
@@ -48,6 +49,7 @@ from cutset.models.run.backend import (
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
+from cutset.models.text.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
@@ -90,6 +92,8 @@ class LoadedModel:
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
         source = open_source(found.directory, self.settings.verify if mode is None else "always")
         self.spec = source.spec
+        self.model_files = source.files
+        self.observed = observe([*self.model_files, *tokenizer_files(found.directory)])  # what is read is these
         context = self.settings.max_model_len or self.spec.context
         masked = mode is not None and mode.masked
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
