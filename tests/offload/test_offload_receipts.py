@@ -147,7 +147,7 @@ def test_a_served_lie_has_no_receipt(loaded: Loaded) -> None:
 
 
 def test_nobody_outside_sees_that_a_receipt_is_made(loaded: Loaded) -> None:
-    """The same calls, of the same sizes; and where rows are padded, receipts of all lengths of a bucket say the same."""
+    """The same calls, of the same sizes; where rows are padded, receipts of all lengths of a bucket say the same."""
     seen, sizes, said = list[Any](), set[int](), list[Any]()
     for count, with_receipt in ((9, False), (9, True), (14, True)):
         with serving(loaded) as accelerator:

@@ -146,7 +146,7 @@ nested = st.recursive(
 
 
 @given(nested)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_what_is_read_is_what_was_written(value: Any) -> None:
     assume(_depth(value) <= MOST_DEPTH)
     assert repr(decode(encode(value))) == repr(_sorted(value))

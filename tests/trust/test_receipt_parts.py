@@ -60,11 +60,7 @@ def test_no_bit_of_its_text_can_be_flipped(make: Make, signer: Signer, end: byte
     for prompt in ("ab", "abc", "abcd"):  # ends of each kind
         data = base64.b64encode(make((prompt,), ("c",), details={})) + end
         assert verify(data, signer.key.public).complete
-        for at in range(0, 8 * len(data), 1 if at_end(prompt) else 11):
-            changed = bytearray(data)
-            changed[at // 8] ^= 1 << at % 8
-            assert refused(bytes(changed), signer.key.public), at
-        for at in range(8 * (len(data) - 8), 8 * len(data)):
+        for at in [*range(0, 8 * len(data), 23), *range(8 * len(data) - 64, 8 * len(data))]:
             changed = bytearray(data)
             changed[at // 8] ^= 1 << at % 8
             assert refused(bytes(changed), signer.key.public), at
@@ -73,15 +69,14 @@ def test_no_bit_of_its_text_can_be_flipped(make: Make, signer: Signer, end: byte
         assert refused(b" " + data, signer.key.public)
 
 
-def at_end(prompt: str) -> bool:
-    return prompt == "ab"
-
-
 def test_no_bit_of_a_part_can_be_flipped(make: Make, signer: Signer) -> None:
     data = Receipt(make(answers=("cdefgh",))).show(["answer:2-3"])
     assert verify(data, signer.key.public).shown == {"answer:0": {2: [101, b"e"], 3: [102, b"f"]}}
-    begin = data.index(decode(data)["signature"])
-    for at in range(8 * begin, 8 * len(data)):
+    begin = data.index(b"shown")
+    assert begin < data.index(decode(data)["statement"])  # keys come by their length
+    shown = encode(decode(data)["shown"])
+    begin = data.index(shown)
+    for at in range(8 * begin, 8 * (begin + len(shown))):
         changed = bytearray(data)
         changed[at // 8] ^= 1 << at % 8
         assert refused(bytes(changed), signer.key.public), at
@@ -170,7 +165,7 @@ def test_evidence_belongs_to_the_key(make: Make, signer: Signer) -> None:
         {"began": -1},
         {"began": 1.5},
         {"began": True},
-        {"seed": 1 << 64},
+        {"seed": -(1 << 63) - 1},
         {"seed": None},
         {"more": 1},
         {"id": bytes(15)},

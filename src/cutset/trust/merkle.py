@@ -62,7 +62,7 @@ class SaltedTree:
         """Leaves as [index, salt, content] in their order, and from left to right the hashes of the largest parts in
         which nothing is shown."""
         wanted = sorted(set(places))
-        leaves = [[index, self.salt(index), self.contents[index]] for index in wanted]
+        leaves: list[list[int | bytes]] = [[index, self.salt(index), self.contents[index]] for index in wanted]
         return leaves, list(self._rest(len(self._levels) - 1, 0, wanted))
 
     def _rest(self, level: int, at: int, wanted: Sequence[int]) -> Iterator[bytes]:

@@ -98,7 +98,7 @@ def _fields(value: Any, *names: str) -> dict[str, Any]:
         one = value[name]
         parts = one if kind is list and isinstance(one, list) else [one]
         wanted = bytes if kind is list else kind
-        if not all(type(part) is wanted and (not size or len(part) == size) for part in parts):
+        if any(type(part) is not wanted or (isinstance(part, bytes) and size not in (0, len(part))) for part in parts):
             raise InvalidReceipt(f"its {name!r} is none")
     return value
 
