@@ -45,14 +45,15 @@ def test_a_receipt_says_what_was_signed(make: Make, signer: Signer) -> None:
     assert found.shown["details"] == {0: ["text:0", "cde"], 1: ["stop", ["x"]]} | dict.fromkeys(range(2, 8))
 
 
-def test_no_bit_can_be_flipped(make: Make, signer: Signer) -> None:
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_no_bit_can_be_flipped(make: Make, signer: Signer, step: int) -> None:
     data = make()
-    for at in range(8 * len(data)):
+    for at in range(0, 8 * len(data), step):
         changed = bytearray(data)
         changed[at // 8] ^= 1 << at % 8
         assert refused(bytes(changed), signer.key.public), at
         # Whoever takes any key takes none that this makes up either.
-        assert at % 5 or refused(bytes(changed), None), at
+        assert at % 25 or refused(bytes(changed), None), at
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])

@@ -109,7 +109,6 @@ class Receipt:
         shown = []
         for tree in trees_of(self.statement):
             if tree in wanted:
-                self.whole(tree)
                 leaves = given[tree]
                 salted = SaltedTree([one[2] for one in leaves], b"".join(one[1] for one in leaves))
                 shown.append([tree, *salted.show(sorted(wanted[tree]))])
@@ -125,8 +124,8 @@ class Receipt:
                 raise ConfigError(f"this receipt has no detail {name[:60]!r}; it has {known}"[:300])
             return "details", found
         tree, places = parse_part(part)
-        if places.stop > trees_of(self.statement).get(tree, (places.stop, b""))[0]:
-            raise ConfigError(f"--part {part[:60]!r}: {tree} has {trees_of(self.statement)[tree][0]} leaves, from 0 on")
+        if places.stop > (size := len(self.whole(tree))):
+            raise ConfigError(f"--part {part[:60]!r}: {tree} has {size} leaves, from 0 on")
         return tree, places
 
 
