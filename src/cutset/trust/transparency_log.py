@@ -95,10 +95,10 @@ def _fields(value: Any, *names: str) -> dict[str, Any]:
         raise InvalidReceipt(f"it must have the fields {', '.join(names)}")
     for name in names:
         kind, size = FIELDS[name]
-        one = value[name]
-        parts = one if kind is list and isinstance(one, list) else [one]
+        parts = value[name] if kind is list else [value[name]]
         wanted = bytes if kind is list else kind
-        if any(type(part) is not wanted or (isinstance(part, bytes) and size not in (0, len(part))) for part in parts):
+        right = isinstance(parts, list) and all(type(part) is wanted for part in parts)
+        if not right or (size and any(len(part) != size for part in parts)):
             raise InvalidReceipt(f"its {name!r} is none")
     return value
 
