@@ -18,11 +18,10 @@ ROOT = Path(cutset.__file__).parent
 FLOORS = [
     {"errors", "config", "version", "files", "reading"},
     {"link", "kernels"},
-    {"trust"},
     {"models"},
     {"codec", "partition"},
     {"cluster"},
-    {"engine", "offload", "video"},
+    {"engine", "offload", "trust", "video"},
     {"loaded_model"},
     {"llm", "stream", "compare"},
     {"receipts"},

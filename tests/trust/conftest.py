@@ -11,7 +11,7 @@ import pytest
 from cutset.trust.canonical import encode
 from cutset.trust.merkle import SaltedTree
 from cutset.trust.receipt import AnswerTree, sign_receipt
-from cutset.trust.signing_key import ReceiptEvidence, Signer, SigningKey
+from cutset.trust.signing_key import Signer, SigningKey, evidence_by
 
 Make = Callable[..., bytes]
 
@@ -32,6 +32,16 @@ PADS = {"ledger": bytes(16), "blocks": [3, 9], "rows": [100, 160]}
 OFFLOAD = {"products": 40, "checks": 40, "failures": 0, "pads": PADS}
 
 
+class Simulator:
+    """Quotes that anybody can make."""
+
+    kind = "simulator"
+
+    def quote(self, data: bytes) -> bytes:
+        """See QuoteSource."""
+        return b"quote of " + data
+
+
 def tokens(text: str) -> SaltedTree:
     """A token for each letter."""
     return SaltedTree([encode([ord(letter), letter.encode()]) for letter in text])
@@ -40,7 +50,7 @@ def tokens(text: str) -> SaltedTree:
 @pytest.fixture(scope="session")
 def signer() -> Signer:
     """Who signs, with evidence for the key."""
-    return Signer.of(SigningKey.new(), lambda key: ReceiptEvidence("simulator", b"quote of " + key))
+    return Signer.of(SigningKey.new(), evidence_by(Simulator()))
 
 
 @pytest.fixture

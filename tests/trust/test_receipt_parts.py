@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import stat
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ def test_a_receipt_says_what_was_signed(make: Make, signer: Signer) -> None:
     found = verify(make(), signer.key.public)
     assert found.complete
     assert found.signer == signer.key.public
-    assert found.evidence == b"quote of " + signer.key.public
+    bound = hashlib.sha512(b"cutset receipt key 1\0" + signer.key.public).digest()
+    assert found.evidence == b"quote of " + bound
+    assert found.statement["evidence"] == ["simulator", hashlib.sha256(b"quote of " + bound).digest()]
     assert found.statement["offload"] == OFFLOAD
     assert found.statement["run"] == RUN
     assert found.shown["prompt:0"] == {0: [97, b"a"], 1: [98, b"b"]}

@@ -8,18 +8,18 @@ from cutset.cli import trust_key, trust_log, trust_replay, trust_show, trust_ver
 
 __all__ = ["configure", "run"]
 
-ACTIONS = {
-    "key": trust_key,
-    "log": trust_log,
-    "replay": trust_replay,
-    "show": trust_show,
-    "verify": trust_verify,
-}
+ACTIONS = (
+    ("key", trust_key),
+    ("log", trust_log),
+    ("replay", trust_replay),
+    ("show", trust_show),
+    ("verify", trust_verify),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for name, module in ACTIONS.items():
+    for name, module in ACTIONS:
         parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
         module.configure(parser)
         parser.set_defaults(act=module.run)

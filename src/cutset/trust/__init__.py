@@ -1,1 +1,1 @@
-"""Why whoever reads an answer may believe it: receipts, and a log of them."""
+"""Reasons to trust a server: evidence before a request is sent, what is kept of refusals, and receipts after."""

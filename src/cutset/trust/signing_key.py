@@ -6,17 +6,20 @@ curves make different ones.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cutset.errors import ConfigError
 from cutset.link.keys import Keys, read_pair, save_keys
 
-__all__ = ["EvidenceOf", "ReceiptEvidence", "Signer", "SigningKey", "own_signing_key"]
+__all__ = ["EvidenceOf", "QuoteSource", "ReceiptEvidence", "Signer", "SigningKey", "evidence_by", "own_signing_key"]
 
 FIRST_LINE = "# A key that signs for Cutset: keep it to yourself. The public half may go anywhere."
+EVIDENCE_DOMAIN = b"cutset receipt key 1\0"
 OWN = "receipts"  # the name of the key that is made where none is named
 
 
@@ -83,6 +86,25 @@ class ReceiptEvidence:
 
 # Makes evidence for a public key, 32 bytes; None: there is none.
 EvidenceOf = Callable[[bytes], ReceiptEvidence | None]
+
+
+class QuoteSource(Protocol):
+    """What makes quotes where this runs. `kind` names their format."""
+
+    kind: str
+
+    def quote(self, data: bytes) -> bytes:
+        """One that carries these 64 bytes."""
+
+
+def evidence_by(source: QuoteSource) -> EvidenceOf:
+    """Evidence by a quote that carries SHA-512 of a domain word and the key, so that no quote for anything else is one
+    for a key that signs."""
+
+    def evidence(key: bytes) -> ReceiptEvidence:
+        return ReceiptEvidence(source.kind, source.quote(hashlib.sha512(EVIDENCE_DOMAIN + key).digest()))
+
+    return evidence
 
 
 @dataclass(frozen=True, slots=True)
