@@ -91,7 +91,7 @@ class OpenReceipt:
         self._tokens: dict[tuple[int, int], list[int]] = {}
         self._texts: dict[tuple[int, int], list[str]] = {}
         self._ends: dict[tuple[int, int], str] = {}
-        self._before = Work.of(issuer.llm.offload)
+        self._before = OffloadWork.of(issuer.llm.offload)
         self._began, self._clock = time.time_ns() // 1_000_000, time.perf_counter()
         self._asked = _details(self.params)
 
@@ -124,7 +124,7 @@ class OpenReceipt:
     def _signed(self, outcome: str, *, failed: bool) -> bytes:
         issuer, params = self._issuer, self.params
         ended = self._began + int(1000 * (time.perf_counter() - self._clock))
-        done = Work.of(issuer.llm.offload)
+        done = OffloadWork.of(issuer.llm.offload)
         samples = sorted(self._tokens)
         statement = {
             "id": os.urandom(SALT_BYTES),
@@ -170,7 +170,7 @@ def _details(params: SamplingParams) -> dict[str, Any]:
     return found
 
 
-class Work:
+class OffloadWork:
     """What an offload has counted so far."""
 
     def __init__(self, offload: Offload) -> None:
@@ -180,11 +180,11 @@ class Work:
         self.pads = None if linears.pads is None else linears.pads.position()
 
     @classmethod
-    def of(cls, offload: Offload | None) -> Work | None:
+    def of(cls, offload: Offload | None) -> OffloadWork | None:
         """None where everything is computed here."""
         return None if offload is None else cls(offload)
 
-    def since(self, before: Work, *, failed: bool) -> dict[str, Any]:
+    def since(self, before: OffloadWork, *, failed: bool) -> dict[str, Any]:
         """What was counted since then, as a statement has it. Other requests that ran meanwhile are in it."""
         pads = None
         if self.pads is not None and before.pads is not None:
