@@ -28,7 +28,7 @@ __all__ = ["add_receipt_key", "issuers_from", "receipted", "signer_for", "signer
 KEY = "the key that signs receipts, see `cutset trust key`"
 
 
-def add_receipt_key(parser: argparse.ArgumentParser, more: str = "") -> None:
+def add_receipt_key(parser: argparse._ActionsContainer, more: str = "") -> None:
     """Adds `--receipt-key FILE`."""
     parser.add_argument("--receipt-key", type=Path, metavar="FILE", help=KEY + more)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
-from cutset.cli.receipt_flags import add_receipt_key, issuers_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -20,7 +19,6 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from socket import socket
 
-    from cutset.cli.receipt_flags import Issuers
     from cutset.cli.serve_front import Reached
     from cutset.config import Settings
     from cutset.llm import AsyncLLM
@@ -120,7 +118,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how it marks its reasoning, or off, which leaves it in the content (default auto: by its chat template)",
     )
-    add_receipt_key(parser, "; with it requests may ask for one (`cutset_receipt`)")
     add_trace(parser)
     add_front(parser)
     group = parser.add_argument_group("limits")
@@ -164,7 +161,6 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
         template = template_from(args)
-        receipts = issuers_from(args.receipt_key, reached.say)
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,
@@ -176,14 +172,14 @@ def run(args: argparse.Namespace) -> int:
             grace_s=args.grace,
         )
         if pooled:
-            return _serve_pool(args, models, settings, memory, limits, reached, receipts, listening)
+            return _serve_pool(args, models, settings, memory, limits, reached, listening)
         from cutset.llm import AsyncLLM
 
         progress = Progress()
         llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
-                return _serve(args, llm, limits, reached, receipts, listening)
+                return _serve(args, llm, limits, reached, listening)
         finally:
             llm.close()
 
@@ -230,14 +226,7 @@ def _proxies(args: argparse.Namespace) -> list[str]:
     return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
 
 
-def _serve(
-    args: argparse.Namespace,
-    llm: AsyncLLM,
-    limits: RequestLimits,
-    reached: Reached,
-    receipts: Issuers | None,
-    listening: socket,
-) -> int:
+def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reached: Reached, listening: socket) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server
     from cutset.serve.service import Service
@@ -251,7 +240,7 @@ def _serve(
         on_integrity_error=args.on_integrity_error,
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
-        receipts=None if receipts is None else receipts(llm),
+        receipts=None if reached.receipts is None else reached.receipts(llm),
     )
     app = build_app(service, reached.auth, reached.front, reached.sinks)
     own_logs = args.log_format == "text"
@@ -280,7 +269,6 @@ def _serve_pool(
     memory: int,
     limits: RequestLimits,
     reached: Reached,
-    receipts: Issuers | None,
     listening: socket,
 ) -> int:
     from cutset.serve.model_pool import ModelPool
@@ -292,7 +280,7 @@ def _serve_pool(
     made = PoolApplications()
     parsers = args.tool_parser, args.reasoning_parser
     pool = ModelPool(
-        found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers, receipts=receipts
+        found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers, receipts=reached.receipts
     )
     try:
         pool.preload(found[0])

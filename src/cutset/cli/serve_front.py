@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import log
+from cutset.cli.receipt_flags import add_receipt_key, issuers_from
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cutset.cli.receipt_flags import Issuers
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front
     from cutset.serve.records import Sink
@@ -36,6 +38,7 @@ class Reached:
     tls: Certificate | None
     sinks: list[Sink] = field(default_factory=list)
     say: Callable[[str], None] = log
+    receipts: Issuers | None = None  # what makes those of a model's answers
 
 
 def add_front(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +70,7 @@ def add_front(parser: argparse.ArgumentParser) -> None:
         "--root-path", default="", metavar="PATH", help="the path under which a proxy hands requests on, as /models"
     )
     group = parser.add_argument_group("what it says")
+    add_receipt_key(group, "; with it requests may ask for one (`cutset_receipt`)")
     group.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -125,7 +129,7 @@ def reached_from(
         watch.add([tls.chain, tls.key], tls.read)
         for caution in tls.cautions():
             say(f"cutset: warning: {caution}")
-    return Reached(auth, front, watch, tls, sinks, say)
+    return Reached(auth, front, watch, tls, sinks, say, issuers_from(args.receipt_key, say))
 
 
 def template_from(args: argparse.Namespace) -> str | None:
