@@ -123,6 +123,33 @@ def test_what_has_no_receipt(tmp_path: Path) -> None:
         again(failed)
 
 
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"structured_outputs": 5},
+        {"structured_outputs": ["regex", 5, None]},
+        {"structured_outputs": ["json", "{" * 100_000, None]},
+        {"structured_outputs": ["regex", "(" * 2000, None]},
+        {"logit_bias": 1},
+        {"logit_bias": [[1]]},
+        {"logit_bias": [[1, "x"]]},
+        {"allowed_token_ids": "x"},
+        {"stop": 3},
+        {"bad_words": [None]},
+    ],
+    ids=lambda one: str(one)[:60],
+)
+def test_whoever_signs_nonsense_has_it_refused(details: dict[str, Any]) -> None:
+    with LLM("story", threads=1, cache_mib=4) as llm:
+        open_receipt = ReceiptIssuer(llm, Signer(KEY)).begin([llm.encode("Once")], SamplingParams(max_tokens=2))
+        for delta in llm.stream("Once", open_receipt.params):
+            open_receipt.take(0, delta)
+        open_receipt._asked = details
+        receipt = Receipt(open_receipt.finish(), KEY.public)
+    with pytest.raises((ConfigError, RequestError)):
+        again(receipt)
+
+
 @pytest.mark.slow
 def test_a_server_of_several_models_signs_for_each(tmp_path: Path) -> None:
     for seed, name in enumerate("ab"):

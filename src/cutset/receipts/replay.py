@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,9 @@ def replay(receipt: Receipt, model: str, settings: Settings, adapter: str | None
     prompts = [_ids(receipt, f"prompt:{i}") for i in range(len(said["prompts"]))]
     wanted = [_ids(receipt, f"answer:{i}") for i in range(len(said["answers"]))]
     params = _params(receipt)
+    samples = [[prompt, sample] for prompt in range(len(prompts)) for sample in range(params.n)]
+    if [row[:2] for row in said["answers"]] != samples:
+        raise ConfigError("the receipt has other answers than it says that were asked for")
     with LLM(model, settings=settings, adapters={} if adapter is None else {"adapter": adapter}) as llm:
         why = _differences(receipt, llm)
         if why:
@@ -84,10 +88,25 @@ def _params(receipt: Receipt) -> SamplingParams:
         if leaf is None or leaf[0] not in DETAILS:
             continue
         name, value = leaf
-        if name == "structured_outputs":
-            value = Grammar(value[0], value[1], value[2])
-        given[name] = dict(value) if name == "logit_bias" else value
+        try:
+            given[name] = READ.get(name, lambda one: one)(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"the receipt's {name} is none") from None
     return SamplingParams(**given, seed=receipt.statement["seed"])
+
+
+def _grammar(value: Any) -> Grammar:
+    """Checked as any other: it comes from whoever signed. Raises TypeError, ValueError, RequestError."""
+    kind, text, gaps = value
+    if not isinstance(text, str) or not isinstance(gaps, str | None):
+        raise TypeError
+    if kind == "json":
+        return Grammar.json_schema(text, gaps=gaps)
+    return Grammar.regex(text) if kind == "regex" else Grammar.lark(text)
+
+
+# What becomes of the values of details that aren't parameters as they are.
+READ: dict[str, Callable[[Any], Any]] = {"structured_outputs": _grammar, "logit_bias": dict}
 
 
 def _differences(receipt: Receipt, llm: LLM) -> list[str]:

@@ -33,6 +33,7 @@ from cutset.serve.records import Recorded, Sink
 from cutset.serve.request_limits import CLOSE
 from cutset.serve.responses.response_endpoints import response_routes
 from cutset.serve.service import Service
+from cutset.serve.stream_frames import FramedStreams
 from cutset.serve.tokens import Detokenize, Tokenize
 
 __all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded"]
@@ -128,7 +129,8 @@ def guarded(
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     behind = front.shared(Guard(app, auth, refused))
-    return Entrance(Recorded(behind, sinks) if sinks else behind, refused, front.root_path)
+    whole = Entrance(Recorded(behind, sinks) if sinks else behind, refused, front.root_path)
+    return whole if front.padding is None else FramedStreams(whole, front.padding)
 
 
 class Entrance:
