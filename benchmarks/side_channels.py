@@ -1,15 +1,18 @@
 """`python -m benchmarks side_channels`: what sizes and times of streamed answers tell, with `--pad-stream` and without.
 
-A server answers requests of several kinds over and over; a party that sees the encrypted packets alone is stood in for by
-the sizes and times of what arrives at the socket. Mutual information is that of the kind of request and a feature, cut
-into as many parts as there are kinds by its quantiles, less the mean of what shuffled kinds give (which is what chance
-gives so few samples). It is at most the logarithm of the number of kinds.
+A server answers requests of several kinds over and over: prompts of four lengths, and four questions that an observer
+knows. A party that sees the encrypted records alone is stood in for by the sizes of what the server wrote at once (a
+record each with TLS) and the times at which it arrived. Mutual information is that of the kind of request and a feature,
+cut into as many parts as there are kinds by its quantiles, less the mean of what shuffled kinds give (which is what
+chance gives so few samples). It is at most the logarithm of the number of kinds. Nothing is kept of earlier prompts, so
+that each is computed.
 """
 
 from __future__ import annotations
 
 import argparse
 import socket
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,10 +28,10 @@ from cutset.cli.output import log
 from cutset.compare.results import Row
 from cutset.errors import RequestError
 
-__all__ = ["FEATURES", "PROMPTS", "TOPICS", "configure", "mutual_information", "run"]
+__all__ = ["FEATURES", "PROMPTS", "QUESTIONS", "configure", "mutual_information", "run"]
 
-COMMAND = ("python", "-m", "cutset", "serve", "story", "--port", "0", "--threads", "1")
-TOPICS = (
+COMMAND = ("-m", "cutset", "serve", "story", "--port", "0", "--threads", "1", "--no-prefix-caching")
+QUESTIONS = (
     "Once upon a time there was a little dog. The dog",
     "Lily and Tom went to the park with their mom. They",
     "The sun was very hot. The big red car",
@@ -37,19 +40,19 @@ TOPICS = (
 PROMPTS = (4, 40, 120, 360)  # tokens, all of one kind
 TOKENS = 24  # of each answer
 SHUFFLES = 200
-FEATURES = ("first byte", "duration", "bytes", "packets", "spread of sizes")
+FEATURES = ("first byte", "duration", "bytes", "records", "largest record")
 
 
 class Seen(NamedTuple):
-    """What arrived of an answer: sizes, and seconds since the request."""
+    """What arrived of an answer: sizes of its records, and seconds since the request of what came first and last."""
 
     sizes: list[int]
-    times: list[float]
+    first: float
+    last: float
 
     def features(self) -> list[float]:
         """As FEATURES names them."""
-        spread = float(np.std(self.sizes))
-        return [self.times[0], self.times[-1], sum(self.sizes), len(self.sizes), spread]
+        return [self.first, self.last, sum(self.sizes), len(self.sizes), max(self.sizes)]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -70,19 +73,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measured(system: str, flags: Sequence[str], requests: int) -> list[Row]:
-    """Bits that each feature tells of the prompt's length and of the topic."""
-    import sys
-
+    """Bits that each feature tells of the prompt's length and of the question."""
     rows = []
-    with started([sys.executable, *COMMAND[1:], *flags], r"at (http://\S+?)/v1", name="cutset serve") as url:
-        lengths = [{"prompt": [5 + i % 50 for i in range(count)], "ignore_eos": True} for count in PROMPTS]
-        topics = [{"prompt": text} for text in TOPICS]
-        for what, kinds in (("length of the prompt", lengths), ("topic", topics)):
+    with started([sys.executable, *COMMAND, *flags], r"at (http://\S+?)/v1", name="cutset serve") as url:
+        lengths: list[dict[str, Any]] = [{"prompt": [5 + i % 50 for i in range(count)]} for count in PROMPTS]
+        questions: list[dict[str, Any]] = [{"prompt": text} for text in QUESTIONS]
+        for what, kinds in (("length of the prompt", lengths), ("question", questions)):
             log(f"{system}: {what}")
             seen: list[tuple[int, list[float]]] = []
-            for number in range(requests):
+            for _ in range(requests):
                 for kind, asked in enumerate(kinds):
-                    fields = asked | {"max_tokens": TOKENS, "temperature": 0.7, "seed": number, "stream": True}
+                    fields = asked | {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
                     seen.append((kind, ask(url, fields).features()))
             labels = np.array([kind for kind, _ in seen])
             values = np.array([found for _, found in seen])
@@ -99,15 +100,28 @@ def ask(url: str, fields: dict[str, Any]) -> Seen:
     body = msgspec.json.encode(fields)
     head = f"POST /v1/completions HTTP/1.1\r\nHost: {where.netloc}\r\nConnection: close\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    sizes, times = list[int](), list[float]()
+    found, times = bytearray(), list[float]()
     with socket.create_connection((where.hostname or "", where.port or 80), timeout=60) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         start = time.perf_counter()
         link.sendall(head.encode() + body)
         while data := link.recv(1 << 16):
-            sizes.append(len(data))
+            found += data
             times.append(time.perf_counter() - start)
-    return Seen(sizes, times)
+    return Seen(records(bytes(found)), times[0], times[-1])
+
+
+def records(answer: bytes) -> list[int]:
+    """The sizes of what was written at once: chunks of HTTP, without the empty one at the end. Raises RequestError."""
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    if b" 200 " not in head.partition(b"\r\n")[0] or b"chunked" not in head.lower():
+        raise RequestError(f"the server answered {head[:200]!r}")
+    sizes = []
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        sizes.append(int(size, 16))
+        rest = rest[sizes[-1] + 2 :]
+    return sizes[:-1]
 
 
 def mutual_information(labels: np.ndarray[Any, Any], values: np.ndarray[Any, Any], kinds: int) -> float:
