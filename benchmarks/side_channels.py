@@ -2,7 +2,7 @@
 
 A server answers requests of several kinds over and over: prompts of four lengths, and four questions that an observer
 knows. A party that sees the encrypted records alone is stood in for by the sizes of what the server wrote at once (a
-record each with TLS) and the times at which it arrived. Mutual information is that of the kind of request and a feature,
+record each with TLS) and the times when it arrived. Mutual information is that of the kind of request and a feature,
 cut into as many parts as there are kinds by its quantiles, less the mean of what shuffled kinds give (which is what
 chance gives so few samples). It is at most the logarithm of the number of kinds. Nothing is kept of earlier prompts, so
 that each is computed.
