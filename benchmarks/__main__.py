@@ -24,6 +24,8 @@ COMMANDS = {
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
     "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),
+    "receipts": Command("benchmarks.receipts", "the CPU time that receipts cost beside decoding"),
+    "side_channels": Command("benchmarks.side_channels", "what sizes and times of streams tell, padded and not"),
     "quality": Command("benchmarks.quality", "what fewer bits cost, ours beside llama.cpp's and OpenVINO's"),
     "report": Command("benchmarks.report", "write BENCHMARKS.md from benchmarks/*.json"),
 }

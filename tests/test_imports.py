@@ -21,9 +21,10 @@ FLOORS = [
     {"models"},
     {"codec", "partition"},
     {"cluster"},
-    {"engine", "offload", "video"},
+    {"engine", "offload", "trust", "video"},
     {"loaded_model"},
     {"llm", "stream", "compare"},
+    {"receipts"},
     {"bench", "serve"},
     {"cli"},
 ]

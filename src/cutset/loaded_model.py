@@ -32,6 +32,7 @@ from cutset.engine.step_pipeline import StepPipeline
 from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
 from cutset.models.files.adapter import read_adapter
+from cutset.models.files.digests import observe
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.pooling import stated_pooling
@@ -48,6 +49,7 @@ from cutset.models.run.backend import (
 from cutset.models.run.executor import Executor, LoadedAdapter
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.tokenizer import Tokenizer
+from cutset.models.text.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
@@ -80,7 +82,8 @@ class LoadedModel:
         settings = settings or load_settings(overrides)
         found = self._find(model, settings, progress)
         mode = None
-        if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
+        asked = self.settings
+        if asked.offload or asked.mode or asked.pads_from or asked.pad_rows or asked.pad_steps:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
@@ -170,7 +173,8 @@ class LoadedModel:
     def _open_text(self, found: ModelRef, chat_template: str | None, verify: str) -> ModelSource:
         """Reads all of a model but its weights: what is asked and answered passes through that."""
         source = open_source(found.directory, verify)
-        self.spec = source.spec
+        self.spec, self.model_files = source.spec, source.files
+        self.observed = observe([*self.model_files, *tokenizer_files(found.directory)])  # what is read is these
         self.tokenizer = Tokenizer.load(found.directory)
         self._template_override = chat_template or found.overrides.chat_template
         self._template: ChatTemplate | None = None

@@ -20,6 +20,7 @@ from cutset import LLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import ConfigError
 from cutset.models.random import RandomModel
+from cutset.receipts.issuer import ReceiptIssuer
 from cutset.serve.auth import Auth
 from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.model_pool import ModelPool, PooledModel
@@ -27,7 +28,10 @@ from cutset.serve.pool_app import PoolApplications, build_pool_app, merged
 from cutset.serve.pooled import pooled_models
 from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import Server, bind, serve_in_thread
+from cutset.trust.signing_key import Signer, SigningKey
+from cutset.trust.verify_receipt import verify
 
+KEY = SigningKey.new()
 PROMPT = "t5 t9 t3"
 SETTINGS = {"threads": 1, "cache_mib": 1}
 NAMES = ("a", "b", "c")
@@ -89,7 +93,14 @@ def start(texts: list[str]) -> Iterator[Callable[..., Pooled]]:
             change(models)
             said, made = list[str](), PoolApplications()
             memory = int(room * max(model.nbytes for model in models))
-            pool = ModelPool(models, memory, limits=RequestLimits(request_s=30), applications=made, report=said.append)
+            pool = ModelPool(
+                models,
+                memory,
+                limits=RequestLimits(request_s=30),
+                applications=made,
+                report=said.append,
+                receipts=lambda llm: ReceiptIssuer(llm, Signer(KEY)),
+            )
             stack.callback(pool.close_models)
             server = Server(build_pool_app(pool, made, Auth([], "127.0.0.1"), batches=batches), pool)
             found = Pooled(pool, stack.enter_context(serve_in_thread(server, bind("127.0.0.1", 0))), said)
@@ -130,6 +141,18 @@ def test_a_batch_names_several_models(start: Callable[..., Pooled], wanted: dict
     answers = [json.loads(line) for line in server.client.files.content(found.output_file_id).text.splitlines()]
     said = [one["response"]["body"]["choices"][0]["text"] for one in answers]
     assert said == [wanted[name] for name in names if name != "none"]
+
+
+def test_receipts_are_of_the_model_that_answered(start: Callable[..., Pooled]) -> None:
+    server = start(room=1)
+    files = []
+    for name in ("a", "b", "a"):
+        asked = {"model": name, "prompt": PROMPT, "max_tokens": 2, "cutset_receipt": True}
+        answer = httpx.post(f"{server.url}/v1/completions", json=asked, timeout=30).json()
+        found = verify(answer["cutset_receipt"].encode(), KEY.public)
+        assert found.statement["model"]["name"] == name
+        files.append(found.statement["model"]["files"])
+    assert files[0] == files[2] != files[1]
 
 
 def test_what_was_used_longest_ago_makes_room(start: Callable[..., Pooled], wanted: dict[str, str]) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from itertools import count
 from pathlib import Path
 
 from cutset.cli.answer import print_answer, speculated, statistics, warn_of
-from cutset.cli.options import add_settings, settings_from
+from cutset.cli.options import add_settings, output_folder, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.receipt_flags import add_receipt_key, receipted, signer_for
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -29,6 +31,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--system-file", type=Path, metavar="FILE", help="a file with that, which others here can't read"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    parser.add_argument(
+        "--receipts", type=output_folder, metavar="DIR", help="write a signed receipt of each answer: DIR/1.receipt …"
+    )
+    add_receipt_key(parser)
     add_trace(parser)
     add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
     add_settings(parser)
@@ -38,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     check_trace(args, settings)
+    signer = signer_for(args.receipts, args.receipt_key, "--receipts")
     from cutset.llm import LLM
 
     system = read_bounded(args.system_file) if args.system_file else args.system
@@ -56,6 +63,13 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdin.isatty():
             log(HELP)
         messages = list(start)
+        issuer = None
+        if signer is not None:
+            from cutset.receipts.issuer import ReceiptIssuer
+
+            args.receipts.mkdir(mode=0o700, parents=True, exist_ok=True)
+            issuer = ReceiptIssuer(llm, signer)
+        files = (args.receipts / f"{number}.receipt" for number in count(1))
         while (line := _line()) is not None:
             if line in ("/exit", "/quit"):
                 break
@@ -66,7 +80,12 @@ def run(args: argparse.Namespace) -> int:
                 continue
             messages.append({"role": "user", "content": line})
             try:
-                answer = print_answer(llm.stream_chat(messages, params, adapter=adapter))
+                if issuer is None:
+                    deltas = llm.stream_chat(messages, params, adapter=adapter)
+                else:
+                    file = next(one for one in files if not one.exists())
+                    deltas = receipted(llm, issuer, file, llm.encode_chat(messages), params, adapter)
+                answer = print_answer(deltas)
             except KeyboardInterrupt:  # the answer, not the conversation
                 log("[stopped]")
                 messages.pop()

@@ -14,6 +14,7 @@ from cutset.cli.answer import figures, print_answer, speculated, statistics, war
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
+from cutset.cli.receipt_flags import add_receipt_key, receipted, signer_for
 from cutset.cli.sampling import add_sampling, sampling_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -35,6 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    parser.add_argument(
+        "--receipt", type=output_path, metavar="FILE", help="write a signed receipt of the answer, for you alone (0600)"
+    )
+    add_receipt_key(parser)
     add_trace(parser)
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
@@ -42,10 +47,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    different(args, "output", "json", "trace")
+    different(args, "output", "json", "trace", "receipt")
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     check_trace(args, settings)
+    signer = signer_for(args.receipt, args.receipt_key, "--receipt")
     if args.prompt == "-" or (args.prompt_file and str(args.prompt_file) == "-"):
         prompt = read_stdin()
     else:
@@ -57,8 +63,14 @@ def run(args: argparse.Namespace) -> int:
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         adapter = "adapter" if args.adapter else None
+        if signer is None:
+            deltas = llm.stream(prompt, params, adapter=adapter)
+        else:
+            from cutset.receipts.issuer import ReceiptIssuer
+
+            deltas = receipted(llm, ReceiptIssuer(llm, signer), args.receipt, llm.encode(prompt), params, adapter)
         with traced(args.trace, llm, "generate"):
-            answer = print_answer(llm.stream(prompt, params, adapter=adapter))
+            answer = print_answer(deltas)
         log(statistics(answer))
         if said := speculated(llm):
             log(said)

@@ -228,6 +228,7 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
         on_integrity_error=args.on_integrity_error,
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
+        receipts=None if reached.receipts is None else reached.receipts(llm),
     )
     app = build_app(service, reached.auth, reached.front, reached.sinks, batches_from(args))
     own_logs = args.log_format == "text"
@@ -266,7 +267,9 @@ def _serve_pool(
     found = pooled_models(models, settings, memory, Progress())
     made = PoolApplications()
     parsers = args.tool_parser, args.reasoning_parser
-    pool = ModelPool(found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers)
+    pool = ModelPool(
+        found, memory, limits=limits, applications=made, report=reached.say, parsers=parsers, receipts=reached.receipts
+    )
     try:
         pool.preload(found[0])
         own_logs = args.log_format == "text"

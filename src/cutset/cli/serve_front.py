@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import log
+from cutset.cli.receipt_flags import add_receipt_key, issuers_from
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cutset.cli.receipt_flags import Issuers
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front
     from cutset.serve.records import Sink
@@ -36,6 +38,7 @@ class Reached:
     tls: Certificate | None
     sinks: list[Sink] = field(default_factory=list)
     say: Callable[[str], None] = log
+    receipts: Issuers | None = None  # what makes those of a model's answers
 
 
 def add_front(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +69,17 @@ def add_front(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--root-path", default="", metavar="PATH", help="the path under which a proxy hands requests on, as /models"
     )
+    group.add_argument(
+        "--pad-stream",
+        type=int,
+        nargs="?",
+        const=100,
+        metavar="MS",
+        help="send streams of answers in frames of 4 KiB, one each MS milliseconds (default 100), so that who sees the "
+        "packets doesn't see the tokens",
+    )
     group = parser.add_argument_group("what it says")
+    add_receipt_key(group, "; with it requests may ask for one (`cutset_receipt`)")
     group.add_argument(
         "--log-format",
         choices=("text", "json"),
@@ -88,11 +101,15 @@ def reached_from(
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front, check_hosts, check_origins, check_root_path
     from cutset.serve.reload import FileWatch
+    from cutset.serve.stream_frames import StreamPadding
     from cutset.serve.tls import Certificate
 
     if (args.tls_cert is None) != (args.tls_key is None):
         raise ConfigError("give --tls-cert and --tls-key together")
-    front = Front(check_origins(args.cors_origin, keys=bool(keys)), check_root_path(args.root_path))
+    padding = None if args.pad_stream is None else StreamPadding(period=args.pad_stream / 1000)
+    if padding is not None and not 10 <= args.pad_stream <= 10_000:
+        raise ConfigError(f"--pad-stream must be from 10 to 10000 milliseconds, not {args.pad_stream}")
+    front = Front(check_origins(args.cors_origin, keys=bool(keys)), check_root_path(args.root_path), padding)
     hosts = check_hosts(args.allowed_host, keys=bool(keys))
     auth = Auth(keys, args.host, hosts=hosts, changing=args.api_key_file is not None)
     tls = None if args.tls_cert is None else Certificate(args.tls_cert, args.tls_key)
@@ -125,7 +142,7 @@ def reached_from(
         watch.add([tls.chain, tls.key], tls.read)
         for caution in tls.cautions():
             say(f"cutset: warning: {caution}")
-    return Reached(auth, front, watch, tls, sinks, say)
+    return Reached(auth, front, watch, tls, sinks, say, issuers_from(args.receipt_key, say))
 
 
 def template_from(args: argparse.Namespace) -> str | None:

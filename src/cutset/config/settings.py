@@ -50,6 +50,7 @@ PADS_FROM = "a second accelerator that makes pads; none: idle time. Only accepte
 REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this flag asks for it"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
+PAD_STEPS = "in masked modes: a step each N ms, of zeros where there is none to do; 0: off. Only accepted here"
 PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
 KV_DTYPE = "what keys and values are kept in; int8: 8 bits with a scale for each token and head, a quarter of float32"
 PREFIX_CACHE = (
@@ -158,6 +159,7 @@ class Settings(Sourced):
     pads_policy: str = _setting("auto", PADS, choices=("auto", "wait", "inline", "fail"))
     pads_mib: int = _setting(256, "most memory for pads in MiB", low=1)
     pad_rows: bool = _setting(False, PAD_ROWS, strict=True)
+    pad_steps: int = _setting(0, PAD_STEPS, low=0, high=60_000, flag_only=True)
     key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
     accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)

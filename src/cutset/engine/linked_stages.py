@@ -15,7 +15,7 @@ from cutset.cluster.launch.supervisor import Supervisor
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline
 from cutset.engine.local_stages import LocalStages
-from cutset.engine.prefix_context import check_store
+from cutset.engine.prefix_context import check_store, libraries
 from cutset.engine.ray_stages import ray_stages
 from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
@@ -145,6 +145,11 @@ class LinkedStages:
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"
         most = settings.max_num_seqs * -(-self._context // settings.block_size)
         return self.pipeline.planning.fitting(StageSetup(wanted, settings.block_size, states, kv_dtype), most)
+
+    @property
+    def libraries(self) -> list[str]:
+        """Whose arithmetic it is: natively the instruction set at which all stages run."""
+        return [self.pipeline.planning.isa] if self._choice.backend == "native" else libraries(self._choice)
 
     @property
     def ready(self) -> bool:

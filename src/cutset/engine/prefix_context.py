@@ -20,7 +20,9 @@ from cutset.models.run.backend import BackendChoice, block_bytes
 from cutset.models.spec import DecoderSpec
 from cutset.version import software
 
-__all__ = ["check_store", "open_store", "stage_context"]
+__all__ = ["check_store", "code_digest", "libraries", "open_store", "stage_context"]
+
+COMPUTING = ("kernels", "models")  # the packages that compute blocks
 
 
 def open_store(
@@ -35,13 +37,10 @@ def open_store(
         return None
     check_store(spec, settings, choice)
     limit = settings.prefix_cache_bytes
-    files = {tensor.file for tensor in source.tensors.values()}
-    if source.path.is_dir():
-        files.add(source.path / "config.json")
     depends = {
-        "model": digest_of_files(source.path, files, always=settings.verify == "always"),
-        "software": [software(), _code()],
-        "backend": [choice.backend, choice.dtype, choice.device, *_libraries(choice)],
+        "model": digest_of_files(source.path, source.files, always=settings.verify == "always"),
+        "software": [software(), code_digest(*COMPUTING)],
+        "backend": [choice.backend, choice.dtype, choice.device, *libraries(choice)],
         "kv_dtype": settings.kv_dtype,
         "block_size": settings.block_size,
         "limit": context,  # a stretched rotary embedding depends on it
@@ -69,23 +68,24 @@ def check_store(spec: DecoderSpec, settings: Settings, choice: BackendChoice) ->
 def stage_context(model: bytes, choice: BackendChoice, layers: range) -> bytes:
     """What blocks of a stage depend on besides their tokens: its engine's digest of model, dtypes and limit, what
     computes there with its instruction set, and which layers it has."""
-    computed_by = [software(), _code(), choice.backend, choice.dtype, choice.device, *_libraries(choice)]
+    computed_by = [software(), code_digest(*COMPUTING), choice.backend, choice.dtype, choice.device]
+    computed_by += libraries(choice)
     depends = [model.hex(), computed_by, layers.start, layers.stop, sys.byteorder]
     return hashlib.sha256(json.dumps(depends).encode()).digest()
 
 
-def _libraries(choice: BackendChoice) -> list[str]:
-    """Whose arithmetic it is."""
+def libraries(choice: BackendChoice) -> list[str]:
+    """Whose arithmetic it is: natively the instruction set, else a library's version and the threads."""
     if choice.backend == "native":
         return [native.isa()]  # whatever the number of threads
     return [version("torch" if choice.backend == "torch" else "numpy"), str(choice.threads)]
 
 
 @functools.cache
-def _code() -> str:
-    """The digest of the code that computes: the extension, and what reads models and runs them."""
+def code_digest(*packages: str) -> str:
+    """The digest of the code of these packages, the extension's too, in hexadecimal."""
     root, whole = Path(cutset.__file__).parent, hashlib.sha256()
-    for folder in ("kernels", "models"):
+    for folder in packages:
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".py", ".so", ".pyd"):
                 whole.update(str(path.relative_to(root)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())

@@ -79,6 +79,11 @@ class StagePlanning:
         self._unfit: dict[str, str] = {}  # workers that came later and can't be used, and why
 
     @property
+    def isa(self) -> str:
+        """The instruction set at which all stages run; "" before there are any, and where the backend has none."""
+        return self._isa
+
+    @property
     def spec(self) -> DecoderSpec:
         """The whole decoder."""
         return self.source.spec

@@ -50,6 +50,7 @@ class Answer:
         self._pieces: dict[int, list[str]] = {}
         self._logprobs: dict[int, list[TokenLogprob]] = {}
         self.report = PromptReport()  # what is said of the prompts
+        self._attached = False
         self._scores: dict[int, Scores] = {}  # of each prompt's tokens, where they are wanted
 
     def add(self, number: int, delta: Delta) -> None:
@@ -114,9 +115,17 @@ class Answer:
         """What a whole answer says of its prompts."""
         return {}
 
+    def attach(self, name: str, value: str) -> None:
+        """Adds what is known when everything has ended: to the answer, or in a stream to its last chunk."""
+        self._extra[name] = value
+        self._attached = True
+
     def end(self, counted: Usage, with_usage: bool) -> bytes:
         """The last events of a stream that went well."""
-        return (self.usage_chunk(counted) if with_usage else b"") + DONE
+        if with_usage:
+            return self.usage_chunk(counted) + DONE
+        body = {"id": self.id, "object": self.chunk_name} | self._head | {"choices": []} | self._extra
+        return (event(body) if self._attached else b"") + DONE
 
     def failed(self, error: ApiError) -> bytes:
         """The last event of one that didn't."""

@@ -35,6 +35,7 @@ from cutset.serve.request_limits import CLOSE
 from cutset.serve.responses.response_endpoints import RESPONSES, Responses, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
+from cutset.serve.stream_frames import FramedStreams
 from cutset.serve.tokens import Detokenize, Tokenize
 
 __all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded", "model_applications"]
@@ -148,7 +149,8 @@ def guarded(
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     behind = front.shared(Guard(app, auth, refused))
-    return Entrance(Recorded(behind, sinks) if sinks else behind, refused, front.root_path)
+    whole = Entrance(Recorded(behind, sinks) if sinks else behind, refused, front.root_path)
+    return whole if front.padding is None else FramedStreams(whole, front.padding)
 
 
 class Entrance:

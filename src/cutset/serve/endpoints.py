@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from starlette.types import Receive, Scope, Send
 
 from cutset.engine.intake import truncated
+from cutset.engine.outputs import Delta
 from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
+from cutset.receipts.issuer import OpenReceipt
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.answers import Answer, CompletionAnswer
 from cutset.serve.api_errors import ApiError, as_api_error
@@ -86,22 +89,31 @@ class _Endpoint(ABC):
             answer.report = await self.report(request, params, prompts)
             salt = salted(scope.get("cutset.client"), request.cache_salt)
             adapter = service.adapter(model)
+            receipt = service.receipt(prompts, params, adapter) if request.cutset_receipt else None
+            params = params if receipt is None else receipt.params
             running = service.generate(
                 prompts, params, salt, stream=bool(request.stream), adapter=adapter, background=background
             )
             with running as generation, service.watching(answer.id, generation, model, background=background):
-                await self._answer(request, params.n, generation, answer, receive, send)
+                await self._answer(request, params.n, generation, answer, receipt, receive, send)
 
     async def _answer(
-        self, request: Any, n: int, generation: RunningRequest, answer: Answer, receive: Receive, send: Send
+        self,
+        request: Any,
+        n: int,
+        generation: RunningRequest,
+        answer: Answer,
+        receipt: OpenReceipt | None,
+        receive: Receive,
+        send: Send,
     ) -> None:
         watcher = asyncio.create_task(_end_once_gone(receive, generation))
         try:
             if request.stream:
                 wants_usage = bool(request.stream_options and request.stream_options.include_usage)
-                await self._stream(generation, answer, n, wants_usage, send)
+                await self._stream(generation, answer, n, wants_usage, receipt, send)
             else:
-                await self._whole(generation, answer, n, send)
+                await self._whole(generation, answer, n, receipt, send)
         except ClientGone:
             for watch in self.service.watches:
                 watch.client_left()
@@ -122,20 +134,35 @@ class _Endpoint(ABC):
                 code="context_length_exceeded",
             )
 
-    async def _whole(self, generation: RunningRequest, answer: Answer, n: int, send: Send) -> None:
-        async for pieces in generation.pieces():
+    async def _whole(
+        self, generation: RunningRequest, answer: Answer, n: int, receipt: OpenReceipt | None, send: Send
+    ) -> None:
+        async for pieces in _noted(generation, receipt):
             for prompt, delta in pieces:
                 answer.add(prompt * n + delta.index, delta)
+        await self._attach(answer, receipt)
         body = answer.whole(generation.usage)
         size = (b"content-length", str(len(body)).encode())
         headers = self._headers(answer, (b"content-type", b"application/json"), size)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _stream(self, generation: RunningRequest, answer: Answer, n: int, wants_usage: bool, send: Send) -> None:
+    async def _attach(self, answer: Answer, receipt: OpenReceipt | None) -> None:
+        if receipt is not None:
+            answer.attach("cutset_receipt", await self.service.finished(receipt))
+
+    async def _stream(
+        self,
+        generation: RunningRequest,
+        answer: Answer,
+        n: int,
+        wants_usage: bool,
+        receipt: OpenReceipt | None,
+        send: Send,
+    ) -> None:
         started = False
         try:
-            async for pieces in generation.pieces():
+            async for pieces in _noted(generation, receipt):
                 if not started:  # only now: an error before the first token still has a status of its own
                     kind = (b"content-type", b"text/event-stream")
                     headers = self._headers(answer, kind, (b"cache-control", b"no-cache"))
@@ -150,6 +177,7 @@ class _Endpoint(ABC):
             shown = error if isinstance(error, ApiError) else as_api_error(error)
             await send({"type": "http.response.body", "body": answer.failed(shown)})
             return
+        await self._attach(answer, receipt)
         await send({"type": "http.response.body", "body": answer.end(generation.usage, wants_usage)})
 
     def _headers(self, answer: Answer, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
@@ -206,6 +234,15 @@ class ChatCompletions(_Endpoint):
         """An empty answer."""
         assert form is not None
         return ChatAnswer(*args, form=form)
+
+
+async def _noted(generation: RunningRequest, receipt: OpenReceipt | None) -> AsyncIterator[list[tuple[int, Delta]]]:
+    """The pieces of a request, which its receipt is told of."""
+    async for pieces in generation.pieces():
+        if receipt is not None:
+            for prompt, delta in pieces:
+                receipt.take(prompt, delta)
+        yield pieces
 
 
 async def _end_once_gone(receive: Receive, generation: RunningRequest) -> None:

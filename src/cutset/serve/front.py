@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError
+from cutset.serve.stream_frames import StreamPadding
 
 __all__ = ["Front", "check_hosts", "check_origins", "check_root_path"]
 
@@ -26,10 +27,11 @@ SHOWN = ("x-request-id", "x-cutset-mode", "retry-after")  # headers that pages m
 @dataclass(frozen=True, slots=True)
 class Front:
     """`origins`: web pages that may ask, as `https://chat.example`, or `*` for all. `root_path`: under which a proxy
-    hands the server's paths on, with or without it in front."""
+    hands the server's paths on, with or without it in front. `padding`: of streams of answers."""
 
     origins: tuple[str, ...] = ()
     root_path: str = ""
+    padding: StreamPadding | None = None
 
     def shared(self, app: ASGIApp) -> ASGIApp:
         """`app` for pages of the origins too: browsers ask whether they may, and show what comes back."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError, CutsetError
 from cutset.llm import AsyncLLM
+from cutset.receipts.issuer import ReceiptIssuer
 from cutset.serve.api_errors import NO_RETRY, ApiError
 from cutset.serve.hub import Hub
 from cutset.serve.model_facts import ModelFacts
@@ -76,6 +77,7 @@ class ModelPool:
         applications: Callable[[Service], Applications],
         report: Callable[[str], None] = lambda line: None,
         parsers: tuple[str, str] = ("auto", "auto"),  # Service's tool_parser and reasoning_parser
+        receipts: Callable[[AsyncLLM], ReceiptIssuer] | None = None,  # what makes those of a model; reads its files
     ) -> None:
         self.models = {model.facts.name: model for model in models}
         if len(self.models) != len(models):
@@ -91,7 +93,7 @@ class ModelPool:
         self.readiness = Readiness(None)
         self.stopping = False
         self._applications, self._report = applications, report
-        self._parsers = parsers
+        self._parsers, self._receipts = parsers, receipts
         self._changed = asyncio.Condition()
         self._line: list[_Waiting] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,12 +160,27 @@ class ModelPool:
 
     def preload(self, model: PooledModel) -> None:
         """Loads a model before the server listens; blocks. Raises what its `load` raises."""
-        self._take_in(model, model.load())
+        self._take_in(model, *self._loaded(model))
 
-    def _take_in(self, model: PooledModel, llm: AsyncLLM) -> None:
+    def _loaded(self, model: PooledModel) -> tuple[AsyncLLM, ReceiptIssuer | None]:
+        """Blocks."""
+        llm = model.load()
+        try:
+            return llm, None if self._receipts is None else self._receipts(llm)
+        except BaseException:
+            llm.close()
+            raise
+
+    def _take_in(self, model: PooledModel, llm: AsyncLLM, receipts: ReceiptIssuer | None) -> None:
         tools, reasoning = self._parsers
-        names = (model.facts.name,)
-        model.service = Service(llm, names=names, limits=self.limits, tool_parser=tools, reasoning_parser=reasoning)
+        model.service = Service(
+            llm,
+            names=(model.facts.name,),
+            limits=self.limits,
+            tool_parser=tools,
+            reasoning_parser=reasoning,
+            receipts=receipts,
+        )
         model.service.hub = self.hub
         model.applications = self._applications(model.service)
         model.loads += 1
@@ -233,8 +250,7 @@ class ModelPool:
         began, name = time.monotonic(), model.facts.name
         error: Exception | None = None
         try:
-            llm = await asyncio.to_thread(model.load)
-            self._take_in(model, llm)
+            self._take_in(model, *await asyncio.to_thread(self._loaded, model))
             self._report(f"loaded {name} in {time.monotonic() - began:.1f} s")
         except (CutsetError, OSError, MemoryError) as failure:
             error = failure

@@ -61,6 +61,7 @@ class _Common(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     truncate_prompt_tokens: int | None = None
     prompt_logprobs: int | None = None
     skip_reading_prefix_cache: bool | None = None
+    cutset_receipt: bool | None = None  # ours: a signed receipt comes with the answer, or in a stream's last chunk
     # The form of the answer: see answer_forms.py.
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import threading
 import time
@@ -22,6 +23,7 @@ from cutset.llm import AsyncLLM, Prompt
 from cutset.models.calls.registered import check_names
 from cutset.models.text.chat import ChatTemplate
 from cutset.models.text.template_process import MOST_PROCESSES
+from cutset.receipts.issuer import OpenReceipt, ReceiptIssuer
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.api_errors import NO_RETRY, ApiError, invalid
 from cutset.serve.call_grammar import arguments_of
@@ -59,9 +61,11 @@ class Service:
         tool_parser: str = "auto",
         reasoning_parser: str = "auto",
         adapter: str | None = None,  # of requests that name the model itself, or none
+        receipts: ReceiptIssuer | None = None,  # of this model; None: there are none
     ) -> None:
         check_names(tool_parser, reasoning_parser)
         self.tool_parser, self.reasoning_parser = tool_parser, reasoning_parser
+        self.receipts = receipts
         self.llm, self.limits = llm, limits or RequestLimits()
         self._adapter = adapter
         self.names = (*(names or (llm.name,)), *llm.adapters)  # an adapter is a model to clients
@@ -245,6 +249,17 @@ class Service:
                 "holds: shorten it",
                 code="context_length_exceeded",
             )
+
+    def receipt(self, prompts: Sequence[NDArray[np.int32]], params: SamplingParams, adapter: str | None) -> OpenReceipt:
+        """The receipt of a request that asks for one and is handed in next. Raises ApiError where there are none."""
+        if self.receipts is None:
+            raise invalid("cutset_receipt: this server signs no receipts: leave it out", "cutset_receipt")
+        return self.receipts.begin(prompts, params, adapter)
+
+    async def finished(self, receipt: OpenReceipt) -> str:
+        """A receipt whose request has ended well, in base64."""
+        data = await self.in_turn(8 * receipt.size, receipt.finish)
+        return base64.b64encode(data).decode()
 
     def generate(
         self,

@@ -47,6 +47,12 @@ class ModelSource:
     inputs: Inputs | None = None  # input_ids and attention_mask, each (batch, tokens); exchange files have them
 
     @property
+    def files(self) -> list[Path]:
+        """Those that it is read from: of its tensors, and a directory's config.json."""
+        found = {tensor.file for tensor in self.tensors.values()}
+        return sorted(found | {self.path / "config.json"} if self.path.is_dir() else found)
+
+    @property
     def config(self) -> Mapping[str, Any]:
         """The model's config.json. Raises CheckpointError for an exchange file that has none, or another model's."""
         config = self.read_config()

@@ -235,6 +235,13 @@ class Tokenizer:
                 found[token_id] = self._added[token_id].encode()
         return found
 
+    def piece(self, token_id: int) -> bytes:
+        """What a token adds to a text behind another one; the token itself where that depends on its neighbours, and of
+        special tokens. Raises RequestError for an id that no token has."""
+        if token_id in self.special_ids or not self._steps.additive:
+            return self.token(token_id).encode()
+        return self._steps.written(self._read(token_id))
+
     def ids_without_token(self, count: int) -> NDArray[np.int32]:
         """The ids (ids,) below `count` that no token has, ascending: the gaps of a vocabulary, and what pads it."""
         named, added = self._backend.id_to_token, self._added

@@ -54,6 +54,7 @@ class Ledger:
         LEDGERS.add(self)
         self._lock = threading.Lock()
         self._next = 0
+        self.name = os.urandom(16)  # anybody may know it: what receipts call this ledger
 
     @property
     def _master(self) -> memoryview:

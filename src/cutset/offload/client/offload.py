@@ -23,6 +23,7 @@ from cutset.models.run.native import NativeDecoder, thread_pool
 from cutset.offload.client.client_weights import ClientWeights, load_weights
 from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.linears import OffloadLinears
+from cutset.offload.client.paced_decoder import PacedDecoder
 from cutset.offload.client.pads import BLOCK_ROWS, Empty, PadPool
 from cutset.offload.client.private_memory import keep_out
 from cutset.offload.client.session import FRONT, MOST_BYTES, Patience, Session
@@ -81,6 +82,8 @@ class Offload:
 
     def close(self) -> None:
         """Ends the sessions and the making of pads."""
+        if isinstance(self.executor, PacedDecoder):
+            self.executor.end_pace()
         self.linears.close()
         if self.pad_session is not None:
             self.pad_session.close()
@@ -89,8 +92,8 @@ class Offload:
 def check_settings(settings: Settings) -> Mode | None:
     """The mode that the settings ask for, None for a run without offload. Raises ConfigError or DeviceError."""
     if not (settings.offload or settings.mode):
-        if settings.pads_from or settings.pad_rows:
-            raise ConfigError("pads_from and pad_rows belong to an offload: give --offload ADDRESS too")
+        if settings.pads_from or settings.pad_rows or settings.pad_steps:
+            raise ConfigError("pads_from, pad_rows and pad_steps belong to an offload: give --offload ADDRESS too")
         return None
     mode = mode_named(settings.mode or DEFAULT_MODE)
     if mode.remote and not settings.offload:
@@ -116,6 +119,8 @@ def check_settings(settings: Settings) -> Mode | None:
             )
     if settings.pads_from and not mode.masked:
         raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
+    if settings.pad_steps and not mode.masked:
+        raise ConfigError(f"--pad-steps has no use in mode {mode.name}: its steps show what they are")
     return mode
 
 
@@ -160,9 +165,13 @@ def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: 
                 raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
         pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
         linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
-        decoder = NativeDecoder(source.spec, source.tensors, pool, linears)
+        paced = PacedDecoder if settings.pad_steps else NativeDecoder
+        decoder = paced(source.spec, source.tensors, pool, linears)
         linears.use_rings(decoder.core)
         source.forget()
+        if isinstance(decoder, PacedDecoder):
+            drafts = settings.speculate_tokens if settings.speculate != "off" else 0
+            decoder.pace(settings.pad_steps / 1000, 1 + drafts, settings.block_size)
     except BaseException:
         session.close()
         if pad_session is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from operator import add
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cutset.errors import CutsetError, IntegrityError, OffloadError
 from cutset.kernels import native
@@ -23,7 +23,7 @@ from cutset.offload.client.ledger import Ledger
 from cutset.offload.client.pad import Pad, PadPiece
 from cutset.offload.client.pad_sources import LocalPads, Made, MultiplySeeds, PadMatrix, PadServer, open_block
 
-__all__ = ["BLOCK_ROWS", "Empty", "PadCounters", "PadPool"]
+__all__ = ["BLOCK_ROWS", "Empty", "PadCounters", "PadPool", "PadPosition"]
 
 Empty = Literal["wait", "inline", "fail"]
 BLOCK_ROWS = 64
@@ -42,6 +42,16 @@ class PadCounters:
     seconds_waited: float = 0.0
     cpu_seconds: float = 0.0
     level: int = 0
+
+
+class PadPosition(NamedTuple):
+    """How far a ledger is: its name, the oldest block of which rows may be left, the blocks that were opened, the rows
+    that were used. Pads of calls from now on are of blocks from `oldest` on."""
+
+    ledger: bytes
+    oldest: int
+    blocks: int
+    used: int
 
 
 class PadPool:
@@ -77,6 +87,8 @@ class PadPool:
         self._made: list[deque[Made]] = [deque() for _ in matrices]
         self._level = [0] * len(matrices)
         self._lent = [0] * len(matrices)  # and not used yet
+        self._lent_blocks: list[deque[list[int]]] = [deque() for _ in matrices]  # number and rows, used in this order
+        self._making: int | None = None  # blocks from this number on are being made
         self._demand = [0] * len(matrices)  # rows that someone waits for
         self._busy = 0  # requests that run
         self._quiet = 0.0  # when idle time begins, while none runs
@@ -133,6 +145,15 @@ class PadPool:
         with self._changed:
             return replace(self._counters, level=min(map(add, self._level, self._lent), default=0))
 
+    def position(self) -> PadPosition:
+        """How far the ledger is now."""
+        with self._changed:
+            blocks = self.ledger.blocks
+            ready = [made[0].block.number for made in self._made if made]
+            lent = [spans[0][0] for spans in self._lent_blocks if spans]
+            oldest = min([blocks if self._making is None else self._making, *ready, *lent])
+            return PadPosition(self.ledger.name, oldest, blocks, self._counters.used)
+
     def take(self, matrix: int, rows: int, pool: native.Pool | None = None) -> Pad:
         """A pad of `rows` rows that were never given out before. `pool`: threads for making it inline.
 
@@ -177,6 +198,7 @@ class PadPool:
             rows = made.block.left
             self._level[matrix] -= rows
             self._lent[matrix] += rows
+            self._lent_blocks[matrix].append([made.block.number, rows])
             return made.take(rows)
 
     def spend(self, rows: dict[int, int]) -> None:
@@ -184,6 +206,7 @@ class PadPool:
         with self._changed:
             for matrix, spent in rows.items():
                 self._lent[matrix] -= spent
+                self._use_up(self._lent_blocks[matrix], spent)
                 self._counters.used += spent
             if not (self._gives_way and self._working()):  # there is room for more, and someone may make them now
                 self._changed.notify_all()
@@ -199,6 +222,16 @@ class PadPool:
             self._wait(wanted, timeout or self.timeout)
 
     # From here on whoever calls holds the lock.
+
+    @staticmethod
+    def _use_up(spans: deque[list[int]], rows: int) -> None:
+        """So many rows of what was lent were used, from the first on."""
+        while rows:
+            part = min(rows, spans[0][1])
+            spans[0][1] -= part
+            rows -= part
+            if not spans[0][1]:
+                spans.popleft()
 
     def _check(self) -> None:
         if self._closed:
@@ -277,8 +310,10 @@ class PadPool:
                     if not self._until(self._wanted):
                         return
                     wanted = self._wanted()
+                    self._making = self.ledger.blocks
                 made = self._source.make(wanted)
                 with self._changed:
+                    self._making = None
                     for pads in made:
                         self._made[pads.matrix].append(pads)
                         self._level[pads.matrix] += pads.block.rows

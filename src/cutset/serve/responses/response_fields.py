@@ -36,7 +36,7 @@ INCLUDED = (LOGPROBS, "reasoning.encrypted_content")
 PASSED_ON = (
     *("model", "temperature", "top_p", "stream", "stream_options", "parallel_tool_calls", "top_k", "min_p", "seed"),
     *("stop", "repetition_penalty", "presence_penalty", "frequency_penalty", "cache_salt", "chat_template_kwargs"),
-    *("enable_thinking", "min_tokens", "ignore_eos", "stop_token_ids"),
+    *("enable_thinking", "min_tokens", "ignore_eos", "stop_token_ids", "cutset_receipt"),
 )
 
 
@@ -75,6 +75,7 @@ class ResponseRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     cache_salt: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    cutset_receipt: bool | None = None
 
     @property
     def reports(self) -> bool:

@@ -1,0 +1,79 @@
+"""Flags of commands that write receipts, and the receipts of what they answer."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutset.cli.output import log
+from cutset.errors import ConfigError, CutsetError
+from cutset.files import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cutset.engine.outputs import Delta
+    from cutset.engine.params import SamplingParams
+    from cutset.llm import LLM, AsyncLLM
+    from cutset.receipts.issuer import ReceiptIssuer
+    from cutset.trust.signing_key import Signer
+
+    Issuers = Callable[[LLM | AsyncLLM], ReceiptIssuer]
+
+__all__ = ["add_receipt_key", "issuers_from", "receipted", "signer_for", "signer_from"]
+
+KEY = "the key that signs receipts, see `cutset trust key`"
+
+
+def add_receipt_key(parser: argparse._ActionsContainer, more: str = "") -> None:
+    """Adds `--receipt-key FILE`."""
+    parser.add_argument("--receipt-key", type=Path, metavar="FILE", help=KEY + more)
+
+
+def signer_from(path: Path | None) -> Signer:
+    """Who signs: the key in this file, or the user's own. Raises ConfigError."""
+    from cutset.trust.signing_key import Signer, SigningKey, own_signing_key
+
+    return Signer.of(own_signing_key()[0] if path is None else SigningKey.load(path))
+
+
+def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
+    """The same where receipts are `wanted` by this flag; None where they aren't. Raises ConfigError."""
+    if wanted is None and path is not None:
+        raise ConfigError(f"--receipt-key has no use without {flag}: give both, or none")
+    return None if wanted is None else signer_from(path)
+
+
+def issuers_from(path: Path | None, say: Callable[[str], None] = log) -> Issuers | None:
+    """What makes receipts of any model's answers with this key; None without. Raises ConfigError."""
+    if path is None:
+        return None
+    from cutset.receipts.issuer import ReceiptIssuer
+
+    signer = signer_from(path)
+    say(f"receipts are signed by {signer.key.public.hex()}")
+    return lambda llm: ReceiptIssuer(llm, signer)
+
+
+def receipted(
+    llm: LLM, issuer: ReceiptIssuer, file: Path, ids: NDArray[np.int32], params: SamplingParams, adapter: str | None
+) -> Iterator[Delta]:
+    """The pieces of an answer. Its receipt is written when it has ended, also by an error, which it then says."""
+    receipt = issuer.begin([ids], params, adapter)
+    deltas = llm.stream(ids, receipt.params, adapter=adapter)  # what can't be run has no receipt
+
+    def noted() -> Iterator[Delta]:
+        try:
+            for delta in deltas:
+                receipt.take(0, delta)
+                yield delta
+        except CutsetError as error:
+            write_atomically(file, receipt.fail(error), private=True)
+            raise
+        write_atomically(file, receipt.finish(), private=True)
+        log(f"[receipt in {file}, signed by {issuer.signer.key.public.hex()}]")
+
+    return noted()

@@ -1,0 +1,1 @@
+"""Receipts of a loaded model's answers: made while they come, and run again."""
