@@ -21,7 +21,7 @@ FLOORS = [
     {"models"},
     {"codec", "partition"},
     {"cluster"},
-    {"engine", "offload", "video"},
+    {"engine", "offload", "trust", "video"},
     {"loaded_model"},
     {"llm", "stream", "compare"},
     {"bench", "serve"},

@@ -51,6 +51,7 @@ COMMANDS = {
     "simulate": Command("cutset.cli.simulate", "the same for machines that aren't there, described in a file"),
     "stage": Command("cutset.cli.stage", "run layers of a language model for an engine elsewhere"),
     "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
+    "trust": Command("cutset.cli.trust", "check a server's evidence before it gets a prompt"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),

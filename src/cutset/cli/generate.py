@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, speculated, statistics, warn_of
+from cutset.cli.generate_remote import add_remote, remote_answer
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    add_remote(parser)
     add_trace(parser)
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
@@ -50,6 +52,12 @@ def run(args: argparse.Namespace) -> int:
         prompt = read_stdin()
     else:
         prompt = read_bounded(args.prompt_file) if args.prompt_file else args.prompt
+    if args.remote is not None:
+        with _text_to(args.output):
+            _print(remote_answer(args, prompt, sampling_from(args), watched=sys.stdout.isatty()))
+        return 0
+    if args.policy is not None or args.ca is not None or args.audit_log is not None:
+        raise ConfigError("--policy, --ca and --audit-log are for --remote")
     from cutset.llm import LLM
 
     adapters = {"adapter": args.adapter} if args.adapter else {}
@@ -71,6 +79,15 @@ def run(args: argparse.Namespace) -> int:
 
         write_json(args.json, figures(shlex.join(["cutset", *sys.argv[1:]]), llm, answer), private=True)
     return 0
+
+
+def _print(pieces: Iterator[str]) -> None:
+    last = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        last = piece or last
+    if last and not last.endswith("\n"):
+        print()
 
 
 @contextlib.contextmanager

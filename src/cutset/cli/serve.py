@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cutset.cli.answer import speculated, warn_of
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
+from cutset.cli.serve_evidence import add_evidence, mode_of, prover_of, provider_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from cutset.config import Settings
     from cutset.llm import AsyncLLM
     from cutset.serve.request_limits import RequestLimits
+    from cutset.trust.evidence.document import Prover
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["configure", "run"]
 
@@ -120,6 +123,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_trace(parser)
     add_front(parser)
+    add_evidence(parser)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -160,7 +164,7 @@ def run(args: argparse.Namespace) -> int:
     memory = memory_from(args.memory) if pooled else 0
     with contextlib.ExitStack() as stack:
         reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
-        template = template_from(args)
+        provider, template = provider_from(args), template_from(args)
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,
@@ -172,14 +176,22 @@ def run(args: argparse.Namespace) -> int:
             grace_s=args.grace,
         )
         if pooled:
-            return _serve_pool(args, models, settings, memory, limits, reached, listening)
+            return _serve_pool(args, models, settings, memory, limits, reached, listening, provider)
         from cutset.llm import AsyncLLM
 
         progress = Progress()
         llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
-                return _serve(args, llm, limits, reached, listening)
+                evidence = prover_of(
+                    provider,
+                    {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()},
+                    mode_of(llm),
+                    {} if template is None else {llm.name: template},
+                    settings.thread_count,
+                    reached.say,
+                )
+                return _serve(args, llm, limits, reached, listening, evidence)
         finally:
             llm.close()
 
@@ -226,7 +238,14 @@ def _proxies(args: argparse.Namespace) -> list[str]:
     return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
 
 
-def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reached: Reached, listening: socket) -> int:
+def _serve(
+    args: argparse.Namespace,
+    llm: AsyncLLM,
+    limits: RequestLimits,
+    reached: Reached,
+    listening: socket,
+    evidence: Prover | None,
+) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server
     from cutset.serve.service import Service
@@ -241,7 +260,7 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
     )
-    app = build_app(service, reached.auth, reached.front, reached.sinks)
+    app = build_app(service, reached.auth, reached.front, reached.sinks, evidence)
     own_logs = args.log_format == "text"
     server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
@@ -269,6 +288,7 @@ def _serve_pool(
     limits: RequestLimits,
     reached: Reached,
     listening: socket,
+    provider: Provider | None,
 ) -> int:
     from cutset.serve.model_pool import ModelPool
     from cutset.serve.pool_app import PoolApplications, build_pool_app
@@ -282,7 +302,9 @@ def _serve_pool(
     try:
         pool.preload(found[0])
         own_logs = args.log_format == "text"
-        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks)
+        paths = {one.facts.name: one.facts.directory for one in found}
+        evidence = prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
+        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, evidence)
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"
         _say_where(reached, ", ".join(pool.models), how, listening)

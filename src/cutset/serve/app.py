@@ -21,6 +21,7 @@ from cutset.serve.api_errors import NO_RETRY, ApiError, as_api_error
 from cutset.serve.auth import Auth, Guard, refuse
 from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
+from cutset.serve.evidence_page import evidence_routes, marked
 from cutset.serve.front import Front
 from cutset.serve.hub import Hub
 from cutset.serve.metrics import Metrics
@@ -34,12 +35,20 @@ from cutset.serve.request_limits import CLOSE
 from cutset.serve.responses.response_endpoints import response_routes
 from cutset.serve.service import Service
 from cutset.serve.tokens import Detokenize, Tokenize
+from cutset.trust.evidence.document import Prover
 
 __all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded"]
 
 
-def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()) -> ASGIApp:
-    """The server's application, behind the guard. `sinks` get a record of each request that has ended."""
+def build_app(
+    service: Service,
+    auth: Auth,
+    front: Front | None = None,
+    sinks: Sequence[Sink] = (),
+    evidence: Prover | None = None,
+) -> ASGIApp:
+    """The server's application, behind the guard. `sinks` get a record of each request that has ended; `evidence` is
+    shown to who asks."""
     front = front or Front()
     pages = Pages(service)
 
@@ -54,7 +63,7 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
                 await ticker
             await service.readiness.close()
 
-    return guarded(
+    app = guarded(
         [
             Route("/v1/models", pages.models),
             Route("/v1/models/{name:path}", pages.model),
@@ -64,6 +73,7 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),
             *dashboard_routes(service.hub, front.root_path),
+            *evidence_routes(evidence),
         ],
         auth,
         lifespan,
@@ -71,6 +81,7 @@ def build_app(service: Service, auth: Auth, front: Front | None = None, sinks: S
         front,
         sinks,
     )
+    return marked(app, evidence)
 
 
 def _ollama_generate(service: Service) -> OllamaGenerate:

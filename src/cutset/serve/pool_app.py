@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 
 from cutset.serve.app import MODEL_APPLICATIONS, guarded
 from cutset.serve.auth import Auth
+from cutset.serve.evidence_page import evidence_routes, marked
 from cutset.serve.front import Front
 from cutset.serve.metrics import Metrics
 from cutset.serve.model_facts import model_card
@@ -28,6 +29,7 @@ from cutset.serve.records import Sink
 from cutset.serve.responses.response_endpoints import Responses, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
+from cutset.trust.evidence.document import Prover
 
 __all__ = ["PoolApplications", "build_pool_app"]
 
@@ -49,7 +51,12 @@ class PoolApplications:
 
 
 def build_pool_app(
-    pool: ModelPool, made: PoolApplications, auth: Auth, front: Front | None = None, sinks: Sequence[Sink] = ()
+    pool: ModelPool,
+    made: PoolApplications,
+    auth: Auth,
+    front: Front | None = None,
+    sinks: Sequence[Sink] = (),
+    evidence: Prover | None = None,
 ) -> ASGIApp:
     """As build_app, for the models of a pool, whose applications were `made` so."""
     front = front or Front()
@@ -79,7 +86,7 @@ def build_pool_app(
                 await ticker
 
     router = ModelRouter(pool)
-    return guarded(
+    app = guarded(
         [
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
@@ -89,6 +96,7 @@ def build_pool_app(
             Route("/health", health),
             Route("/metrics", metrics),
             *dashboard_routes(pool.hub, front.root_path),
+            *evidence_routes(evidence),
         ],
         auth,
         lifespan,
@@ -96,6 +104,7 @@ def build_pool_app(
         front,
         sinks,
     )
+    return marked(app, evidence)
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:

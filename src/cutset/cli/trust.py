@@ -1,0 +1,28 @@
+"""`cutset trust`: reasons to trust a server, checked here."""
+
+from __future__ import annotations
+
+import argparse
+
+from cutset.cli import trust_check, trust_fetch, trust_policy
+
+__all__ = ["configure", "run"]
+
+ACTIONS = (
+    ("policy", trust_policy),
+    ("fetch", trust_fetch),
+    ("check", trust_check),
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, module in ACTIONS:
+        parser = actions.add_parser(name, help=module.HELP, description=module.DESCRIPTION, allow_abbrev=False)
+        module.configure(parser)
+        parser.set_defaults(act=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    code: int = args.act(args)
+    return code
