@@ -158,7 +158,7 @@ def test_every_field_flipped_once(vector: Load, name: str) -> None:
     for field, places in fields.items():
         all_of_it = field.startswith(("mr_enclave", "mr_td", "report data", "length"))
         for at in places if all_of_it else {places[0], places[len(places) // 2], places[-1]}:
-            bits = (0, 7) if len(places) > 4 else range(8)
+            bits = (at % 8,) if len(places) > 8 else range(8)
             for bit in bits:
                 flipped = bytearray(one.quote)
                 flipped[at] ^= 1 << bit

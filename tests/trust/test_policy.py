@@ -153,4 +153,4 @@ def test_two_statements_have_never_the_same_bytes() -> None:
     assert len(found) == len(made)
     assert {len(one) for one in found} == {64}
     assert sequence(b"ab", b"c") != sequence(b"a", b"bc") != sequence(b"abc") != sequence(b"abc", b"")
-    assert CHANNELS == ("tls", "curve")
+    assert CHANNELS == ("tls", "curve", "release")

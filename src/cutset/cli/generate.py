@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, speculated, statistics, warn_of
 from cutset.cli.generate_remote import add_remote, remote_answer
+from cutset.cli.model_key import add_model_key, opened
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--output", type=output_path, metavar="FILE", help="write the text to FILE (0600), not to stdout"
     )
     parser.add_argument("--adapter", type=Path, metavar="DIR", help="a LoRA adapter as PEFT saves it")
+    add_model_key(parser, released=False)
     add_remote(parser)
     add_trace(parser)
     add_sampling(parser, max_tokens=128, temperature=0)
@@ -61,7 +63,16 @@ def run(args: argparse.Namespace) -> int:
     from cutset.llm import LLM
 
     adapters = {"adapter": args.adapter} if args.adapter else {}
-    with LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm, _text_to(args.output):
+    with (
+        contextlib.ExitStack() as stack,
+        LLM(
+            opened(args.model, args.model_key, settings.thread_count, stack),
+            settings=settings,
+            adapters=adapters,
+            progress=Progress(),
+        ) as llm,
+        _text_to(args.output),
+    ):
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         adapter = "adapter" if args.adapter else None

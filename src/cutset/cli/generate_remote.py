@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["add_remote", "remote_answer"]
 
 MOST_LINE = 1 << 20  # characters of an event
-LOCAL_FLAGS = ("trace", "adapter", "json")
+LOCAL_FLAGS = ("trace", "adapter", "json", "model_key")
 
 
 def add_remote(parser: argparse.ArgumentParser) -> None:

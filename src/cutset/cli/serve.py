@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.answer import speculated, warn_of
+from cutset.cli.model_key import add_model_key, opened
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.serve_evidence import add_evidence, mode_of, prover_of, provider_from
@@ -124,6 +125,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_trace(parser)
     add_front(parser)
     add_evidence(parser)
+    add_model_key(parser, released=True)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -180,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
         from cutset.llm import AsyncLLM
 
         progress = Progress()
-        llm = AsyncLLM(models[0], settings=settings, adapters=adapters, progress=progress, chat_template=template)
+        model = opened(models[0], args.model_key, settings.thread_count, stack, provider, args.model_key_ca)
+        llm = AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
                 evidence = prover_of(
@@ -216,7 +219,7 @@ def _keys(args: argparse.Namespace) -> list[str]:
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
-    for name in ("served_model_name", "lora_modules", "chat_template", "trace"):
+    for name in ("served_model_name", "lora_modules", "chat_template", "trace", "model_key"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import trust_check, trust_fetch, trust_policy
+from cutset.cli import trust_check, trust_fetch, trust_policy, trust_release, trust_seal
 
 __all__ = ["configure", "run"]
 
@@ -12,6 +12,8 @@ ACTIONS = (
     ("policy", trust_policy),
     ("fetch", trust_fetch),
     ("check", trust_check),
+    ("seal", trust_seal),
+    ("release", trust_release),
 )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "load_keys",
     "load_public",
     "new_keys",
+    "read_private",
     "save_keys",
 ]
 
@@ -114,8 +115,8 @@ def save_keys(keys: Keys, name: str, directory: Path) -> tuple[Path, Path]:
     return secret, public
 
 
-def load_keys(path: str | os.PathLike[str]) -> Keys:
-    """The pair in a .key file. Raises ConfigError, also when anyone but its owner can read it."""
+def read_private(path: str | os.PathLike[str]) -> str:
+    """The text of a small file with a secret. Raises ConfigError, also when anyone but its owner can read it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -126,7 +127,12 @@ def load_keys(path: str | os.PathLike[str]) -> Keys:
             raise ConfigError(f"{os.fspath(path)} isn't a file")
         if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
             raise ConfigError(f"{os.fspath(path)} can be read by others: run `chmod 600` on it, or make a new key")
-        text = file.read(4096).decode("ascii", "replace")
+        return file.read(4096).decode("ascii", "replace")
+
+
+def load_keys(path: str | os.PathLike[str]) -> Keys:
+    """The pair in a .key file. Raises ConfigError, also when anyone but its owner can read it."""
+    text = read_private(path)
     words = dict(line.split()[:2] for line in text.splitlines() if len(line.split()) == 2 and line[0] != "#")
     if not all(HEX.fullmatch(words.get(name, "")) for name in ("public", "secret")):
         raise ConfigError(f"{os.fspath(path)} holds no key pair: make one with `cutset keys new NAME`")

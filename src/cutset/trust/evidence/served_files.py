@@ -16,7 +16,7 @@ from cutset.models.files.formats import weight_files
 from cutset.models.files.gguf_path import is_gguf
 from cutset.trust.evidence.statement import sequence
 
-__all__ = ["MOST_FILES", "ServedFile", "manifest_digest", "served_files"]
+__all__ = ["MOST_FILES", "ServedFile", "manifest_digest", "model_paths", "served_files"]
 
 DOMAIN = b"cutset manifest of files 1"
 MOST_FILES = 512
@@ -47,7 +47,7 @@ def served_files(
 ) -> list[ServedFile]:
     """Hashes every file of these directories (or single files), and `texts` that stand in a file's place, as a chat
     template that a flag gave. Raises ConfigError for what can't be read, or for more than MOST_FILES."""
-    places = [(name, path, shown) for name, root in models.items() for path, shown in _files(root)]
+    places = [(name, path, shown) for name, root in models.items() for path, shown in model_paths(root)]
     if len(places) > MOST_FILES:
         raise ConfigError(f"there are {len(places)} files to be vouched for; {MOST_FILES} are the most")
 
@@ -68,7 +68,7 @@ def served_files(
     return made
 
 
-def _files(root: Path) -> list[tuple[Path, str]]:
+def model_paths(root: Path) -> list[tuple[Path, str]]:
     """The files of a model, and their names: all parts of a GGUF file, or all in a directory but hidden ones."""
     if root.is_file():
         return [(path, path.name) for path in weight_files(root)] if is_gguf(root) else [(root, root.name)]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 __all__ = ["CHANNELS", "NONCE_BYTES", "REPORT_DATA_BYTES", "Statement", "new_nonce", "sequence"]
 
 DOMAIN = b"cutset evidence statement 1"
-CHANNELS = ("tls", "curve")
+CHANNELS = ("tls", "curve", "release")
 NONCE_BYTES = 32
 REPORT_DATA_BYTES = 64
 
@@ -18,9 +18,9 @@ REPORT_DATA_BYTES = 64
 class Statement:
     """What the asker compares with what it sees itself.
 
-    channel: "tls" or "curve". key: of whoever shows the evidence: a certificate's SubjectPublicKeyInfo (DER), or a
-    CURVE public key. manifest: the digest of what it has loaded (32 bytes). mode and version: as it states them. nonce:
-    the asker's, 32 bytes.
+    channel: one of CHANNELS. key: of whoever shows the evidence: a certificate's SubjectPublicKeyInfo (DER), a CURVE
+    public key, or the key (X25519) that what is released is encrypted to. manifest: the digest of what it has loaded
+    (32 bytes). mode and version: as it states them. nonce: the asker's, 32 bytes.
     """
 
     channel: str
