@@ -26,7 +26,7 @@ from cutset.trust.evidence.providers import SimulatorProvider
 from cutset.trust.evidence.served_files import manifest_digest
 from cutset.trust.evidence.statement import new_nonce
 from cutset.trust.evidence.verifier import Verifier
-from cutset.trust.sealing.key_release import KeyRequest, ask_for_key
+from cutset.trust.sealing.key_release import ReleaseRequest, ask_for_key
 from cutset.trust.sealing.seal_model import write_model_key
 from cutset.trust.sealing.sealed_format import ModelKey
 from tests.serve.certificates import Authority
@@ -96,10 +96,10 @@ def test_and_to_nothing_else(releasing: Releasing) -> None:
         assert releasing.lines()[-1]["event"] == "key refused"
 
 
-def request(releasing: Releasing, **changes: object) -> KeyRequest:
+def request(releasing: Releasing, **changes: object) -> ReleaseRequest:
     """One that would be answered, but for the changes."""
     nonce, key = releasing.nonce(), X25519PrivateKey.generate().public_key().public_bytes_raw()
-    made = KeyRequest(KEY.seal, nonce, key, releasing.prover().show("release", key, nonce))
+    made = ReleaseRequest(KEY.seal, nonce, key, releasing.prover().show("release", key, nonce))
     return msgspec.structs.replace(made, **changes)
 
 
@@ -125,7 +125,7 @@ def test_a_request_counts_once_and_for_its_own_key(releasing: Releasing) -> None
 
 def test_a_key_of_order_one_is_refused(releasing: Releasing) -> None:
     nonce = releasing.nonce()
-    weak = KeyRequest(KEY.seal, nonce, bytes(32), releasing.prover().show("release", bytes(32), nonce))
+    weak = ReleaseRequest(KEY.seal, nonce, bytes(32), releasing.prover().show("release", bytes(32), nonce))
     assert releasing.post("/release", msgspec.json.encode(weak)).status_code == 403
 
 

@@ -27,7 +27,7 @@ from cutset.trust.sealing.key_release import (
     NONCE_PATH,
     RELEASE_PATH,
     IssuedNonce,
-    KeyRequest,
+    ReleaseRequest,
     encrypted_key,
 )
 from cutset.trust.sealing.sealed_format import ModelKey, load_model_key
@@ -64,7 +64,7 @@ class KeyServer:
         if until < self._clock():
             raise ApiError(403, "that nonce wasn't given out here, was used, or is too old: ask for another")
 
-    def release(self, request: KeyRequest, peer: str) -> bytes:
+    def release(self, request: ReleaseRequest, peer: str) -> bytes:
         """The answer to a request whose nonce was spent. Raises ApiError for evidence that isn't enough."""
         try:
             checked = self._verifier.check(
@@ -105,7 +105,7 @@ def build_key_app(server: KeyServer, auth: Auth) -> ASGIApp:
             if len(body) > MOST_MESSAGE:
                 raise ApiError(413, f"a request for a key has at most {MOST_MESSAGE >> 10} KiB")
         try:
-            asked = msgspec.json.decode(bytes(body), type=KeyRequest)
+            asked = msgspec.json.decode(bytes(body), type=ReleaseRequest)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, f"this request for a key makes no sense: {error}") from None
         server.spend(asked.nonce)

@@ -23,7 +23,7 @@ __all__ = [
     "NONCE_PATH",
     "RELEASE_PATH",
     "IssuedNonce",
-    "KeyRequest",
+    "ReleaseRequest",
     "ReleasedKey",
     "ask_for_key",
     "encrypted_key",
@@ -38,7 +38,7 @@ T = TypeVar("T")
 Digits = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
-class KeyRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """`seal`: whose key. `key`: to encrypt to, 32 bytes. `document`: evidence that is bound to it and to the nonce."""
 
     seal: Digits
@@ -60,7 +60,7 @@ class IssuedNonce(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     nonce: Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 
 
-def encrypted_key(key: ModelKey, request: KeyRequest) -> ReleasedKey:
+def encrypted_key(key: ModelKey, request: ReleaseRequest) -> ReleasedKey:
     """A model's key for whoever has the secret half of `request.key`. Raises EvidenceError for a key that is none."""
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -87,7 +87,7 @@ def ask_for_key(server: str, seal: str, prover: Prover, ca: str | None = None) -
     client = _client(ca)
     with client:
         nonce = _post(client, f"{server.rstrip('/')}{NONCE_PATH}", b"{}", IssuedNonce).nonce
-        request = KeyRequest(seal, nonce, public, prover.show("release", public, nonce))
+        request = ReleaseRequest(seal, nonce, public, prover.show("release", public, nonce))
         body = msgspec.json.encode(request)
         found = _post(client, f"{server.rstrip('/')}{RELEASE_PATH}", body, ReleasedKey)
     try:
@@ -97,7 +97,7 @@ def ask_for_key(server: str, seal: str, prover: Prover, ca: str | None = None) -
         raise EvidenceError("what the key server sent can't be decrypted") from None
 
 
-def _cipher(shared: bytes, server: bytes, request: KeyRequest) -> Any:
+def _cipher(shared: bytes, server: bytes, request: ReleaseRequest) -> Any:
     """For one message: both keys are new, so is what they come to."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.hashes import SHA256
