@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from dataclasses import replace
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.serve_evidence import add_evidence, prover_of, provider_from
 from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.config import Settings
+    from cutset.offload.accelerator.accelerator import Accelerator
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["configure", "run"]
 
@@ -49,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--report", type=float, metavar="S", help="say every S seconds what was done for all clients together"
     )
     parser.add_argument("--no-pads", action="store_true", help="refuse to make pads for clients of other accelerators")
+    add_evidence(parser, what="clients that ask for it", needs="tcp")
     add_settings(parser, "threads", "device", "offline", "download", "models_file")
 
 
@@ -60,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--clients must be from 1 to 1024, --clients-per-key at least 1")
     if not 1 <= args.idle <= 86400 or (args.report is not None and not 0.05 <= args.report <= 86400):
         raise ConfigError("--idle must be from 1 to 86400 seconds, --report from 0.05 to 86400")
+    provider = provider_from(args, over=args.listen.startswith("tcp://"), needs="keys: listen on tcp://")
     stop: list[int] = []
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -89,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         progress=Progress(),
     )
     try:
+        if provider is not None:
+            _show_evidence(accelerator, provider, args.model, settings)
         # Only now: while loading, Ctrl-C ends at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
@@ -111,6 +123,16 @@ def run(args: argparse.Namespace) -> int:
         accelerator.close()
     log(f"stopped: {_totals(accelerator.totals())}")
     return 0
+
+
+def _show_evidence(accelerator: Accelerator, provider: Provider, model: str, settings: Settings) -> None:
+    """From now on it shows evidence to clients that ask for it."""
+    from cutset.models.registry import resolve
+    from cutset.trust.evidence.link_evidence import prove_link
+
+    found = resolve(model, settings)
+    prover = prover_of(provider, {found.name: found.directory}, "accelerator", {}, settings.thread_count, log)
+    accelerator.handshake = replace(accelerator.handshake, prove=prove_link(prover))
 
 
 def _totals(counted: dict[str, float]) -> str:

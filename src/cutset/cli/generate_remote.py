@@ -94,8 +94,8 @@ def _fields(params: SamplingParams) -> dict[str, Any]:
     from cutset.engine.params import SamplingParams
 
     standard = SamplingParams()
-    names = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")
-    names += ("presence_penalty", "frequency_penalty", "ignore_eos")
+    names = [*("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "repetition_penalty")]
+    names += ["presence_penalty", "frequency_penalty", "ignore_eos"]
     found = {name: getattr(params, name) for name in names}
     changed = {name: value for name, value in found.items() if value != getattr(standard, name)}
     stop = list(params.stop or ())

@@ -124,7 +124,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_trace(parser)
     add_front(parser)
-    add_evidence(parser)
+    add_evidence(parser, what="who asks /evidence", needs="--tls-cert")
     add_model_key(parser, released=True)
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
@@ -166,7 +166,9 @@ def run(args: argparse.Namespace) -> int:
     memory = memory_from(args.memory) if pooled else 0
     with contextlib.ExitStack() as stack:
         reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
-        provider, template = provider_from(args), template_from(args)
+        template = template_from(args)
+        certified = args.tls_cert is not None
+        provider = provider_from(args, over=certified, needs="a certificate: give --tls-cert and --tls-key too")
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,
@@ -186,7 +188,7 @@ def run(args: argparse.Namespace) -> int:
         llm = AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
-                evidence = prover_of(
+                evidence = provider and prover_of(
                     provider,
                     {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()},
                     mode_of(llm),
@@ -306,7 +308,7 @@ def _serve_pool(
         pool.preload(found[0])
         own_logs = args.log_format == "text"
         paths = {one.facts.name: one.facts.directory for one in found}
-        evidence = prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
+        evidence = provider and prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
         app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, evidence)
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"
