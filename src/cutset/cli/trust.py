@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import trust_check, trust_fetch, trust_policy, trust_release, trust_seal
+from cutset.cli import (
+    trust_check,
+    trust_fetch,
+    trust_mount_key,
+    trust_policy,
+    trust_provision,
+    trust_release,
+    trust_seal,
+)
 
 __all__ = ["configure", "run"]
 
@@ -14,6 +22,8 @@ ACTIONS = (
     ("check", trust_check),
     ("seal", trust_seal),
     ("release", trust_release),
+    ("mount-key", trust_mount_key),
+    ("provision", trust_provision),
 )
 
 

@@ -14,8 +14,10 @@ HEAD = """\
 version = 1
 
 [server]
-manifests = {manifests}          # digests of the files it has loaded: `cutset trust policy --model DIR` computes one
-modes = ["none"]        # none: nothing goes elsewhere; local, masked+verified, …: of a private offload; stages
+# Digests of the files it has loaded: `cutset trust policy --model NAME=PATH` computes one.
+manifests = {manifests}
+# none: nothing goes elsewhere; stages; local, masked+verified, …: of a private offload.
+modes = ["none"]
 versions = {versions}
 
 [tls]

@@ -81,13 +81,14 @@ class ModelKey:
 
     def of_file(self, file: int) -> bytes:
         """The key of one file, 32 bytes."""
-        return self._derived(LABELS["file"] + file.to_bytes(8, "little"))
+        return self.derived(LABELS["file"] + file.to_bytes(8, "little"))
 
     def mac(self, manifest: SealedManifest) -> str:
         """What a manifest's must be."""
-        return hmac.new(self._derived(LABELS["manifest"]), manifest.digest, hashlib.sha256).hexdigest()
+        return hmac.new(self.derived(LABELS["manifest"]), manifest.digest, hashlib.sha256).hexdigest()
 
-    def _derived(self, label: bytes) -> bytes:
+    def derived(self, label: bytes) -> bytes:
+        """32 bytes for one purpose."""
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
