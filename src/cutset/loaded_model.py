@@ -281,10 +281,10 @@ class LoadedModel:
 
 def _verify_accelerator(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
     """What says whether an accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
-    if settings.accelerator_policy is None:
+    if settings.offload_policy is None:
         return None
     from cutset.trust.evidence.link_evidence import verify_link
     from cutset.trust.evidence.policy import load_policy
     from cutset.trust.evidence.verifier import Verifier
 
-    return verify_link(Verifier(load_policy(settings.accelerator_policy)))
+    return verify_link(Verifier(load_policy(settings.offload_policy)))

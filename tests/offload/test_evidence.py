@@ -63,7 +63,7 @@ class Enclave:
     def open(self, *, asking: bool = True) -> LLM:
         policy = self.policy if asking else None
         address = self.accelerator.listener.address
-        return LLM("story", threads=1, offload=address, accelerator_policy=policy, **self.keys)
+        return LLM("story", threads=1, offload=address, offload_policy=policy, **self.keys)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_evidence_that_is_too_large_is_said_at_the_start(enclave: Enclave) -> No
     [
         (["accelerator", "story", "--listen", "shm://x", "--evidence", "simulator"], "tcp://"),
         (["accelerator", "story", "--listen", "shm://x", "--evidence-root", "/x"], "--evidence"),
-        (["generate", "story", "--prompt", "x", "--offload", "shm://x", "--accelerator-policy", "p"], "tcp"),
+        (["generate", "story", "--prompt", "x", "--offload", "shm://x", "--offload-policy", "p"], "tcp"),
     ],
 )
 def test_flags_that_promise_nothing(words: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:

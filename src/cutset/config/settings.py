@@ -50,7 +50,7 @@ PADS_FROM = "a second accelerator that makes pads; none: idle time. Only accepte
 REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this flag asks for it"
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
-ACCELERATOR_POLICY = "with tcp: which evidence the accelerator must show, see `cutset trust policy`"
+OFFLOAD_POLICY = "with tcp: which evidence the accelerator must show, see `cutset trust policy`"
 PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
 KV_DTYPE = "what keys and values are kept in; int8: 8 bits with a scale for each token and head, a quarter of float32"
 PREFIX_CACHE = (
@@ -148,7 +148,7 @@ class Settings(Sourced):
     pad_rows: bool = _setting(False, PAD_ROWS, strict=True)
     key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
     accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
-    accelerator_policy: Path | None = _setting(None, ACCELERATOR_POLICY, flag_only=True)
+    offload_policy: Path | None = _setting(None, OFFLOAD_POLICY, flag_only=True)
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})

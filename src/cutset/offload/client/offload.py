@@ -116,10 +116,8 @@ def check_settings(settings: Settings) -> Mode | None:
                 f"mode {mode.name} trusts the accelerator, so {name} from {settings.sources[name]} is not accepted: "
                 f"give {flag} on the command line, or leave out --mode"
             )
-    if settings.accelerator_policy is not None and not settings.offload.startswith("tcp://"):
-        raise ConfigError(
-            "--accelerator-policy is for an accelerator over tcp: evidence is bound to the keys of a link"
-        )
+    if settings.offload_policy is not None and not settings.offload.startswith("tcp://"):
+        raise ConfigError("--offload-policy is for an accelerator over tcp: evidence is bound to the keys of a link")
     if settings.pads_from and not mode.masked:
         raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
     return mode

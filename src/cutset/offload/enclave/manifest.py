@@ -138,7 +138,7 @@ def render(
     if pads_from.startswith("shm://"):
         raise OffloadError(f"{pads_from!r} is on this machine, as the accelerator may be: pads come over tcp://")
     ring = f"{RING}/" if address.startswith("shm://") else ""
-    client = client or client_files(asking=provision is not None)
+    client = client or (client_files() if provision is None else client_files(asking=True))
     measured = model_files(model)
     sizes = parts(spec, use, sum(file.stat().st_size for file in weight_files(model)))
     size = enclave_bytes(sizes)
