@@ -8,21 +8,25 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from cutset.cli import main
-from cutset.errors import EvidenceError
+from cutset.cli import main, serve
+from cutset.cli.model_key import opened
+from cutset.errors import EvidenceError, IntegrityError
 from cutset.llm import AsyncLLM
+from cutset.models.registry import BUNDLED
 from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.reload import FileWatch
 from cutset.serve.server import Server, bind, serve_in_thread
 from cutset.serve.service import Service
 from cutset.serve.tls import Certificate
+from cutset.trust.audit import AuditLog
 from cutset.trust.evidence.document import Prover, read_document
 from cutset.trust.evidence.policy import load_policy
 from cutset.trust.evidence.providers import SimulatorProvider
@@ -30,6 +34,7 @@ from cutset.trust.evidence.served_files import manifest_digest, served_files
 from cutset.trust.evidence.statement import new_nonce
 from cutset.trust.evidence.transport import AttestedTransport
 from cutset.trust.evidence.verifier import Verifier
+from cutset.trust.sealing.seal_model import seal_model, write_model_key
 from tests.serve.certificates import Authority
 from tests.trust.wire import policy_text, public_key
 
@@ -283,3 +288,20 @@ def test_parts_of_a_manifest(tmp_path: Path) -> None:
             seen.add(manifest_digest(served_files({"m": tmp_path}, {"m": "a template"})))
     seen.add(manifest_digest(served_files({"n": tmp_path}, {"n": "a template"})))
     assert len(seen) == 4
+
+
+def test_lies_and_keys_go_to_the_audit_log(llm: AsyncLLM, tmp_path: Path) -> None:
+    """What `serve --audit-log` ties together: the first wrong product of a session is a line, once."""
+    audit, service = AuditLog(tmp_path / "audit.jsonl"), Service(llm)
+    service.readiness.lied = partial(serve._lied, audit)
+    error = IntegrityError("the accelerator gave a wrong product")
+    for _ in range(3):  # the requests of a session end one after the other, with the same error
+        service.readiness.request_failed(error)
+    key = seal_model(BUNDLED["story"], tmp_path / "sealed")
+    write_model_key(key, tmp_path / "key")
+    with contextlib.ExitStack() as stack:
+        opened(str(tmp_path / "sealed"), str(tmp_path / "key"), 1, stack, audit=audit)
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["lied", "key used"]
+    assert lines[1]["seal"] == key.seal
+    assert key.secret.hex() not in (tmp_path / "audit.jsonl").read_text()

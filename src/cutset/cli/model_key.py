@@ -11,6 +11,7 @@ from cutset.cli.output import log
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cutset.trust.audit import AuditLog
     from cutset.trust.evidence.providers import Provider
     from cutset.trust.sealing.sealed_format import ModelKey
 
@@ -38,6 +39,7 @@ def opened(
     stack: ExitStack,
     provider: Provider | None = None,
     ca: str | None = None,
+    audit: AuditLog | None = None,
 ) -> str:
     """The model that is to be loaded: a sealed one decrypted into memory, for as long as the stack is open; any other
     as it is. Raises ConfigError for a key without a sealed model, or the other way round."""
@@ -54,6 +56,8 @@ def opened(
 
     keep_out()  # what is decrypted is for this process alone
     key = _key(Path(model), given, provider, ca)
+    if audit is not None:
+        audit.write("key used", seal=key.seal, source=given)
     return str(stack.enter_context(opened_model(Path(model), key, threads)))
 
 

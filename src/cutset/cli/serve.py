@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from cutset.cli.answer import speculated, warn_of
 from cutset.cli.model_key import add_model_key, opened
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
-from cutset.cli.serve_evidence import add_evidence, mode_of, prover_of, provider_from
+from cutset.cli.serve_evidence import add_evidence, audit_from, mode_of, prover_of, provider_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
     from cutset.cli.serve_front import Reached
     from cutset.config import Settings
+    from cutset.errors import IntegrityError
     from cutset.llm import AsyncLLM
     from cutset.serve.request_limits import RequestLimits
+    from cutset.trust.audit import AuditLog
     from cutset.trust.evidence.document import Prover
     from cutset.trust.evidence.providers import Provider
 
@@ -126,6 +129,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_front(parser)
     add_evidence(parser, what="who asks /evidence", needs="--tls-cert")
     add_model_key(parser, released=True)
+    parser.add_argument(
+        "--audit-log",
+        type=Path,
+        metavar="FILE",
+        help="add a line to FILE for each lie of an accelerator and use of a key",
+    )
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -184,7 +193,8 @@ def run(args: argparse.Namespace) -> int:
         from cutset.llm import AsyncLLM
 
         progress = Progress()
-        model = opened(models[0], args.model_key, settings.thread_count, stack, provider, args.model_key_ca)
+        audit = audit_from(args)
+        model = opened(models[0], args.model_key, settings.thread_count, stack, provider, args.model_key_ca, audit)
         llm = AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
         try:
             with traced(args.trace, llm, "serve"):
@@ -196,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
                     settings.thread_count,
                     reached.say,
                 )
-                return _serve(args, llm, limits, reached, listening, evidence)
+                return _serve(args, llm, limits, reached, listening, evidence, audit)
         finally:
             llm.close()
 
@@ -221,7 +231,7 @@ def _keys(args: argparse.Namespace) -> list[str]:
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
-    for name in ("served_model_name", "lora_modules", "chat_template", "trace", "model_key"):
+    for name in ("served_model_name", "lora_modules", "chat_template", "trace", "model_key", "audit_log"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 
@@ -250,6 +260,7 @@ def _serve(
     reached: Reached,
     listening: socket,
     evidence: Prover | None,
+    audit: AuditLog | None,
 ) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server
@@ -265,6 +276,8 @@ def _serve(
         tool_parser=args.tool_parser,
         reasoning_parser=args.reasoning_parser,
     )
+    if audit is not None:
+        service.readiness.lied = partial(_lied, audit)
     app = build_app(service, reached.auth, reached.front, reached.sinks, evidence)
     own_logs = args.log_format == "text"
     server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
@@ -283,6 +296,10 @@ def _serve(
     if llm.offload is not None:
         say(llm.offload.summary())
     return 1 if service.readiness.stopped else 0
+
+
+def _lied(audit: AuditLog, error: IntegrityError) -> None:
+    audit.write("lied", reason=str(error))
 
 
 def _serve_pool(

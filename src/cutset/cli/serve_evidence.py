@@ -11,10 +11,11 @@ from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.llm import AsyncLLM
+    from cutset.trust.audit import AuditLog
     from cutset.trust.evidence.document import Prover
     from cutset.trust.evidence.providers import Provider
 
-__all__ = ["add_evidence", "mode_of", "prover_of", "provider_from"]
+__all__ = ["add_evidence", "audit_from", "mode_of", "prover_of", "provider_from"]
 
 KINDS = ("sgx", "tdx", "snp", "simulator")
 
@@ -69,6 +70,15 @@ def prover_of(
     if prover.notice:
         say(f"cutset: warning: {prover.notice}")
     return prover
+
+
+def audit_from(args: argparse.Namespace) -> AuditLog | None:
+    """The log of `--audit-log`; None without. Raises ConfigError."""
+    if args.audit_log is None:
+        return None
+    from cutset.trust.audit import AuditLog
+
+    return AuditLog(args.audit_log)
 
 
 def mode_of(llm: AsyncLLM) -> str:

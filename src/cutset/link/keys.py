@@ -26,7 +26,7 @@ __all__ = [
     "load_keys",
     "load_public",
     "new_keys",
-    "read_private",
+    "read_pair",
     "save_keys",
 ]
 
@@ -86,12 +86,12 @@ def new_keys() -> Keys:
     return Keys(secret.public_key().public_bytes_raw(), secret.private_bytes_raw())
 
 
-def save_keys(keys: Keys, name: str, directory: Path) -> tuple[Path, Path]:
+def save_keys(keys: Keys, name: str, directory: Path, first_line: str = FIRST_LINE) -> tuple[Path, Path]:
     """Writes NAME.key (for the owner alone) and NAME.pub; returns both paths. Raises ConfigError when one is there."""
     if not NAME.fullmatch(name):
         raise ConfigError(f"{name!r}: a key's name is up to 64 letters, digits, '.', '_' or '-'")
     texts = {
-        directory / f"{name}.key": (0o600, f"{FIRST_LINE}\npublic {keys.public.hex()}\nsecret {keys.secret.hex()}\n"),
+        directory / f"{name}.key": (0o600, f"{first_line}\npublic {keys.public.hex()}\nsecret {keys.secret.hex()}\n"),
         directory / f"{name}.pub": (0o644, f"{keys.public.hex()} {name}\n"),
     }
     secret, public = texts
@@ -115,8 +115,17 @@ def save_keys(keys: Keys, name: str, directory: Path) -> tuple[Path, Path]:
     return secret, public
 
 
-def read_private(path: str | os.PathLike[str]) -> str:
-    """The text of a small file with a secret. Raises ConfigError, also when anyone but its owner can read it."""
+def load_keys(path: str | os.PathLike[str]) -> Keys:
+    """The pair in a .key file. Raises ConfigError, also when anyone but its owner can read it."""
+    keys = Keys(*read_pair(path, "`cutset keys new NAME`"))
+    if _public_of(keys.secret) != keys.public:
+        raise ConfigError(f"{os.fspath(path)}: its two halves don't belong together; make a new pair")
+    return keys
+
+
+def read_pair(path: str | os.PathLike[str], how: str) -> tuple[bytes, bytes]:
+    """The public and the secret half in a file that only its owner can read; `how` such a file is made. Raises
+    ConfigError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -127,19 +136,11 @@ def read_private(path: str | os.PathLike[str]) -> str:
             raise ConfigError(f"{os.fspath(path)} isn't a file")
         if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
             raise ConfigError(f"{os.fspath(path)} can be read by others: run `chmod 600` on it, or make a new key")
-        return file.read(4096).decode("ascii", "replace")
-
-
-def load_keys(path: str | os.PathLike[str]) -> Keys:
-    """The pair in a .key file. Raises ConfigError, also when anyone but its owner can read it."""
-    text = read_private(path)
+        text = file.read(4096).decode("ascii", "replace")
     words = dict(line.split()[:2] for line in text.splitlines() if len(line.split()) == 2 and line[0] != "#")
     if not all(HEX.fullmatch(words.get(name, "")) for name in ("public", "secret")):
-        raise ConfigError(f"{os.fspath(path)} holds no key pair: make one with `cutset keys new NAME`")
-    keys = Keys(bytes.fromhex(words["public"]), bytes.fromhex(words["secret"]))
-    if _public_of(keys.secret) != keys.public:
-        raise ConfigError(f"{os.fspath(path)}: its two halves don't belong together; make a new pair")
-    return keys
+        raise ConfigError(f"{os.fspath(path)} holds no key pair: make one with {how}")
+    return bytes.fromhex(words["public"]), bytes.fromhex(words["secret"])
 
 
 def load_public(path: str | os.PathLike[str]) -> bytes:

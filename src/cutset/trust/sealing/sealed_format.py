@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cutset.errors import CheckpointError, ConfigError
-from cutset.link.keys import read_private
+from cutset.link.keys import read_pair
 from cutset.reading import read_bytes, read_struct
 from cutset.trust.evidence.statement import sequence
 
@@ -76,8 +76,8 @@ class ModelKey:
         return self._secret
 
     def text(self) -> str:
-        """What a file of it holds."""
-        return f"{FIRST_LINE}\nseal {self.seal}\nkey {self._secret.hex()}\n"
+        """What a file of it holds, in the form of link keys; the seal's id is no secret."""
+        return f"{FIRST_LINE}\npublic {self.seal}\nsecret {self._secret.hex()}\n"
 
     def of_file(self, file: int) -> bytes:
         """The key of one file, 32 bytes."""
@@ -102,11 +102,8 @@ def is_sealed(path: Path) -> bool:
 
 def load_model_key(path: Path) -> ModelKey:
     """The key in a file. Raises ConfigError, also where others can read it."""
-    words = dict(line.split()[:2] for line in read_private(path).splitlines() if len(line.split()) == 2)
-    found = [words.get(name, "") for name in ("seal", "key")]
-    if any(len(text) != 64 or text.strip("0123456789abcdef") for text in found):
-        raise ConfigError(f"{path} holds no key of a sealed model: `cutset trust seal` writes one")
-    return ModelKey(found[0], bytes.fromhex(found[1]))
+    seal, secret = read_pair(path, "`cutset trust seal`")
+    return ModelKey(seal.hex(), secret)
 
 
 def read_manifest(directory: Path) -> SealedManifest:
