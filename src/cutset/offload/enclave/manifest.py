@@ -153,7 +153,7 @@ def render(
         arguments = _provisioned(provision, arguments)
         if provision.ca is not None:
             lines.append(f"  {{ path = {_text(CA)}, uri = {_text(f'file:{provision.ca.resolve()}')} }},")
-            measured = [*measured, provision.ca.resolve()]
+            measured = (*measured, provision.ca.resolve())
     text = TEXT.format(
         sizes="\n".join(f"#   {name}: {amount / (1 << 20):.1f} MiB" for name, amount in sizes.items()),
         argv=json.dumps(["/python/bin/python3", "-S", "-s", "-P", "-B", "-m", "cutset.cli", *arguments]),
