@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_remote", "remote_answer"]
 
-MOST_LINE = 1 << 20  # characters of an event
+MOST_LINE = 1 << 20  # bytes of an event
 LOCAL_FLAGS = ("trace", "adapter", "json", "model_key")
 
 
@@ -106,15 +106,13 @@ def _fields(params: SamplingParams) -> dict[str, Any]:
 
 def _pieces(response: httpx.Response) -> Iterator[str]:
     if response.status_code != 200:
-        text = response.read().decode("utf-8", "replace")
+        text = next(_lines(response), b"").decode("utf-8", "replace")
         raise RequestError(f"the server answers {response.status_code}: {_message(text)}")
     ended = False
-    for line in response.iter_lines():
-        if len(line) > MOST_LINE:
-            raise EngineError("the server sent an event that is too long")
-        if not line.startswith("data:"):
+    for line in _lines(response):
+        if not line.startswith(b"data:"):
             continue
-        data = line[5:].strip()
+        data = line[5:].strip().decode("utf-8", "replace")
         if data == "[DONE]":
             ended = True
             continue
@@ -127,6 +125,18 @@ def _pieces(response: httpx.Response) -> Iterator[str]:
             raise EngineError("the server sent an event that makes no sense") from None
     if not ended:
         raise EngineError("the connection ended before the answer did")
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """The lines of a body, without their ends, of at most MOST_LINE bytes each."""
+    rest = b""
+    for part in response.iter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+        if len(rest) > MOST_LINE:
+            raise EngineError("the server sent an event that is too long")
+    if rest:
+        yield rest
 
 
 def _message(text: str) -> str:
