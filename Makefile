@@ -19,7 +19,7 @@ CORE_INPUTS := CMakeLists.txt $(shell find native/kernels native/core -type f)
 SOURCES := src tests training benchmarks attacks
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models wheel sanitized sanitize \
+.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models quotes wheel sanitized sanitize \
 	lint format runner runner-asan \
 	benchmarks clean
 
@@ -30,6 +30,7 @@ help:
 	@echo "make test-llama-index  LlamaIndex's calls of the server, which want an older official client"
 	@echo "make smollm2     fetches the real model that some tests need into the user's cache; make test does it"
 	@echo "make onnx-models fetches two trained ONNX files that some tests need, likewise"
+	@echo "make quotes      fetches real quotes of enclaves that some tests need, likewise"
 	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
@@ -77,7 +78,7 @@ test: test-built
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # What the tests need.
-test-built: .venv/dev.stamp runner wheel smollm2 onnx-models
+test-built: .venv/dev.stamp runner wheel smollm2 onnx-models quotes
 
 test-all: test-built runner-asan
 	$(BIN)/python -m pytest -m 'slow or not slow'
@@ -90,6 +91,10 @@ smollm2: .venv/dev.stamp
 onnx-models: .venv/dev.stamp
 	@$(BIN)/python tests/real_onnx.py
 
+# A few files of some KB, once, to a directory there.
+quotes: .venv/dev.stamp
+	@$(BIN)/python tests/real_quotes.py
+
 # The quick tests with the lowest versions that users may have, in an environment of their own; transformers, which
 # needs newer ones, is absent, and so are its comparisons.
 test-oldest: .venv-oldest/stamp
@@ -98,7 +103,7 @@ test-oldest: .venv-oldest/stamp
 .venv-oldest/stamp: $(BUILD_INPUTS) tests/oldest.py
 	@test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	$(PYTHON) tests/oldest.py > .venv-oldest/oldest.txt
-	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub,onnx,openvino]' \
+	.venv-oldest/bin/python -m pip install --quiet -c .venv-oldest/oldest.txt -e '.[torch,stream,serve,hub,onnx,openvino,trust]' \
 		pytest pytest-xdist hypothesis safetensors ml_dtypes openai httpx
 	@touch $@
 

@@ -17,6 +17,7 @@
     │   ├── LinkTimeout          the other side didn't answer, or didn't take what was sent, in time
     │   ├── LinkClosed           the other side closed the channel, died, or was never there
     │   ├── HandshakeError       the other side is another version, has another model, or isn't who it must be
+    │   │   └── EvidenceError    its evidence is missing, can't be read, or isn't what a policy asks for
     │   └── FrameError           what came isn't a frame, or is larger than allowed
     └── OffloadError             the mode that was asked for can't be kept
         └── IntegrityError       a party gave a wrong product: the session is over
@@ -34,6 +35,7 @@ __all__ = [
     "CutsetError",
     "DeviceError",
     "EngineError",
+    "EvidenceError",
     "FrameError",
     "GraphError",
     "HandshakeError",
@@ -148,6 +150,10 @@ class LinkClosed(LinkError):
 
 class HandshakeError(LinkError):
     """The other side refuses this one, or is another version, has another model or can't show what it must."""
+
+
+class EvidenceError(HandshakeError):
+    """The other side's evidence is missing, can't be read or verified, or isn't what a policy asks for."""
 
 
 class FrameError(LinkError):

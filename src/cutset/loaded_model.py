@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +53,7 @@ from cutset.models.text.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
+    from cutset.link.peer import Binding
     from cutset.offload.client.offload import Offload
 
 __all__ = ["LoadedModel", "Message", "Prompt"]
@@ -102,7 +103,7 @@ class LoadedModel:
         if mode is not None and mode.remote:
             from cutset.offload.client.offload import open_offload
 
-            self.offload = open_offload(source, self.settings, mode, progress)
+            self.offload = open_offload(source, self.settings, mode, progress, _verify_accelerator(self.settings))
             runs, self.choice = self.offload.executor, self.offload.choice
         elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
@@ -310,3 +311,14 @@ class LoadedModel:
         for party in (getattr(self, "offload", None), getattr(self, "stages", None)):
             if party is not None:
                 party.close()
+
+
+def _verify_accelerator(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
+    """What says whether an accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
+    if settings.offload_policy is None:
+        return None
+    from cutset.trust.evidence.link_evidence import verify_link
+    from cutset.trust.evidence.policy import load_policy
+    from cutset.trust.evidence.verifier import Verifier
+
+    return verify_link(Verifier(load_policy(settings.offload_policy)))

@@ -39,6 +39,7 @@ def load(tmp_path: Path) -> Load:
         ("pads_from", "shm://their-own"),
         ("pads_from", "tcp://collaborator:1"),
         ("pads_key", "their.pub"),
+        ("offload_policy", "their.toml"),
         ("pads_same_host", "true"),
         ("mode", "plain"),
         ("mode", "masked+verified"),
@@ -113,6 +114,6 @@ def test_whom_a_mode_trusts_isn_t_said_by_a_file(load: Load, mode: str, name: st
 
 
 def test_which_settings_promise_something() -> None:
-    flag_only = {"mode", "pads_from", "pads_key", "pads_same_host"}
+    flag_only = {"mode", "pads_from", "pads_key", "pads_same_host", "offload_policy"}
     assert {name for name, option in OPTIONS.items() if option.flag_only} >= flag_only
     assert {name for name, option in OPTIONS.items() if option.strict is not None} >= {"pad_rows", "verify", "offline"}

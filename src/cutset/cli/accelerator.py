@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import signal
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.serve_evidence import add_evidence, prover_of, provider_from
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.config import Settings
+    from cutset.offload.accelerator.accelerator import Accelerator
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["configure", "run"]
 
@@ -53,6 +57,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--report", type=float, metavar="S", help="say every S seconds what was done for all clients together"
     )
     parser.add_argument("--no-pads", action="store_true", help="refuse to make pads for clients of other accelerators")
+    add_evidence(parser, what="clients that ask for it", needs="tcp")
     add_settings(parser, "threads", "device", "offline", "download", "models_file", "ray", "place", "insecure_ray")
 
 
@@ -68,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         return _placed(args, settings)
     if args.listen is None:
         raise ConfigError("say where to listen, with --listen shm://NAME, ipc://PATH or tcp://HOST:PORT")
+    provider = provider_from(args, over=args.listen.startswith("tcp://"), needs="keys: listen on tcp://")
     stop: list[int] = []
 
     def stopping(number: int, frame: FrameType | None) -> None:
@@ -97,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         progress=Progress(),
     )
     try:
+        if provider is not None:
+            _show_evidence(accelerator, provider, args.model, settings)
         # Only now: while loading, Ctrl-C ends at once.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, stopping)
@@ -140,6 +148,16 @@ def _placed(args: argparse.Namespace, settings: Settings) -> int:
         placed.serve(lambda: bool(stop))
     log("stopped")
     return 0
+
+
+def _show_evidence(accelerator: Accelerator, provider: Provider, model: str, settings: Settings) -> None:
+    """From now on it shows evidence to clients that ask for it."""
+    from cutset.models.registry import resolve
+    from cutset.trust.evidence.link_evidence import prove_link
+
+    found = resolve(model, settings)
+    prover = prover_of(provider, {found.name: found.directory}, "accelerator", {}, settings.thread_count, log)
+    accelerator.handshake = replace(accelerator.handshake, prove=prove_link(prover))
 
 
 def _totals(counted: dict[str, float]) -> str:

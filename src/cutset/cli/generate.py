@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cutset.cli.answer import figures, print_answer, speculated, statistics, warn_of
+from cutset.cli.generate_remote import add_remote, remote_answer
+from cutset.cli.model_key import add_model_key, opened
 from cutset.cli.options import add_json, add_settings, different, output_path, settings_from
 from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
@@ -40,6 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--receipt", type=output_path, metavar="FILE", help="write a signed receipt of the answer, for you alone (0600)"
     )
     add_receipt_key(parser)
+    add_model_key(parser, released=False)
+    add_remote(parser)
     add_trace(parser)
     add_sampling(parser, max_tokens=128, temperature=0)
     add_json(parser, "prompt, text, tokens and figures, for you alone (0600),")
@@ -56,10 +60,25 @@ def run(args: argparse.Namespace) -> int:
         prompt = read_stdin()
     else:
         prompt = read_bounded(args.prompt_file) if args.prompt_file else args.prompt
+    if args.remote is not None:
+        with _text_to(args.output):
+            _print(remote_answer(args, prompt, sampling_from(args), watched=sys.stdout.isatty()))
+        return 0
+    if args.policy is not None or args.ca is not None or args.audit_log is not None:
+        raise ConfigError("--policy, --ca and --audit-log are for --remote")
     from cutset.llm import LLM
 
     adapters = {"adapter": args.adapter} if args.adapter else {}
-    with LLM(args.model, settings=settings, adapters=adapters, progress=Progress()) as llm, _text_to(args.output):
+    with (
+        contextlib.ExitStack() as stack,
+        LLM(
+            opened(args.model, args.model_key, settings.thread_count, stack),
+            settings=settings,
+            adapters=adapters,
+            progress=Progress(),
+        ) as llm,
+        _text_to(args.output),
+    ):
         warn_of(llm)
         params = sampling_from(args, llm.generation.values)
         adapter = "adapter" if args.adapter else None
@@ -83,6 +102,15 @@ def run(args: argparse.Namespace) -> int:
 
         write_json(args.json, figures(shlex.join(["cutset", *sys.argv[1:]]), llm, answer), private=True)
     return 0
+
+
+def _print(pieces: Iterator[str]) -> None:
+    last = ""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        last = piece or last
+    if last and not last.endswith("\n"):
+        print()
 
 
 @contextlib.contextmanager

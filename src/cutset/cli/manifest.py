@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import say
 from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.offload.enclave.manifest import Provision
 
 __all__ = ["configure", "run"]
 
@@ -30,8 +34,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--attestation",
         choices=("dcap", "none"),
         default="none",
-        help="remote attestation; dcap is refused until the encrypted mount's key can be provisioned (default none)",
+        help="remote attestation (default none); dcap needs --provision-from and --provision-seal",
     )
+    parser.add_argument(
+        "--provision-from",
+        metavar="URL",
+        help="https://HOST:PORT that has the encrypted mount's key (`cutset trust release`)",
+    )
+    parser.add_argument("--provision-seal", metavar="ID", help="which of its keys, as `cutset trust mount-key` says")
+    parser.add_argument("--provision-ca", type=Path, metavar="FILE", help="authorities of its certificate; measured")
+    parser.add_argument("--isv-prod-id", type=int, default=0, metavar="N", help="with dcap: sgx.isvprodid (default 0)")
+    parser.add_argument("--isv-svn", type=int, default=0, metavar="N", help="with dcap: sgx.isvsvn (default 0)")
     parser.add_argument("command", nargs="*", metavar="-- COMMAND", help="what runs inside, after `cutset`")
     add_settings(parser, "threads", "models_file")
     # Else MODEL and COMMAND are looked for in one place, and flags between them leave no room for the second.
@@ -60,7 +73,13 @@ def run(args: argparse.Namespace) -> int:
         pads_here=not args.pads_from,
     )
     manifest = render(
-        directory, args.offload, use, attestation=args.attestation, pads_from=args.pads_from, command=args.command
+        directory,
+        args.offload,
+        use,
+        attestation=args.attestation,
+        pads_from=args.pads_from,
+        command=args.command,
+        provision=_provision(args),
     )
     try:
         args.output.mkdir(parents=True, exist_ok=True)
@@ -72,6 +91,18 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'enclave, a power of two above':<32}{size_text(manifest.enclave_size):>14}")
     print(f"{args.output / NAME}: {manifest.files} files by digest; deploy/gramine/Makefile signs it")
     return 0
+
+
+def _provision(args: argparse.Namespace) -> Provision | None:
+    from cutset.offload.enclave.manifest import Provision
+
+    if (args.provision_from is None) != (args.provision_seal is None):
+        raise ConfigError("give --provision-from and --provision-seal together")
+    if args.provision_from is None:
+        if args.provision_ca is not None or args.isv_svn or args.isv_prod_id:
+            raise ConfigError("--provision-ca, --isv-svn and --isv-prod-id are for --provision-from")
+        return None
+    return Provision(args.provision_from, args.provision_seal, args.provision_ca, args.isv_prod_id, args.isv_svn)
 
 
 def _check(path: Path) -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.answer import speculated, warn_of
+from cutset.cli.model_key import add_model_key, opened
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.progress import Progress
 from cutset.cli.serve_batches import add_batches, batches_from
+from cutset.cli.serve_evidence import add_evidence, audit_from, mode_of, prover_of, provider_from
 from cutset.cli.serve_front import add_front, memory_from, reached_from, template_from
 from cutset.cli.serve_replicas import adapters_from, add_replicas, open_served
 from cutset.cli.tracing import add_trace, check_trace, traced
@@ -23,8 +26,12 @@ if TYPE_CHECKING:
 
     from cutset.cli.serve_front import Reached
     from cutset.config import Settings
+    from cutset.errors import IntegrityError
     from cutset.llm import AsyncLLM
     from cutset.serve.request_limits import RequestLimits
+    from cutset.trust.audit import AuditLog
+    from cutset.trust.evidence.document import Prover
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["configure", "run"]
 
@@ -124,6 +131,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_replicas(parser)
     add_front(parser)
     add_batches(parser)
+    add_evidence(parser, what="who asks /evidence", needs="--tls-cert")
+    add_model_key(parser, released=True)
+    parser.add_argument(
+        "--audit-log",
+        type=Path,
+        metavar="FILE",
+        help="add a line to FILE for each lie of an accelerator and use of a key",
+    )
     group = parser.add_argument_group("limits")
     for name, default, _, _, text in LIMITS:
         group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"{text} (default {default})")
@@ -161,10 +176,14 @@ def run(args: argparse.Namespace) -> int:
         models = _named_alone(args, models[0])
     if pooled:
         _check_alone(args)
+    if args.replicas is not None and (args.evidence or args.model_key):
+        raise ConfigError("--replicas are other processes than the one that --evidence and --model-key are of")
     memory = memory_from(args.memory) if pooled else 0
     with contextlib.ExitStack() as stack:
         reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
         template = template_from(args)
+        certified = args.tls_cert is not None
+        provider = provider_from(args, over=certified, needs="a certificate: give --tls-cert and --tls-key too")
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,
@@ -176,11 +195,21 @@ def run(args: argparse.Namespace) -> int:
             grace_s=args.grace,
         )
         if pooled:
-            return _serve_pool(args, models, settings, memory, limits, reached, listening)
-        llm = open_served(args, models[0], settings, adapters, template, reached.say)
+            return _serve_pool(args, models, settings, memory, limits, reached, listening, provider)
+        audit = audit_from(args)
+        model = opened(models[0], args.model_key, settings.thread_count, stack, provider, args.model_key_ca, audit)
+        llm = open_served(args, model, settings, adapters, template, reached.say)
         try:
             with traced(args.trace, llm, "serve"):
-                return _serve(args, llm, limits, reached, listening)
+                evidence = provider and prover_of(
+                    provider,
+                    {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()},
+                    mode_of(llm),
+                    {} if template is None else {llm.name: template},
+                    settings.thread_count,
+                    reached.say,
+                )
+                return _serve(args, llm, limits, reached, listening, evidence, audit)
         finally:
             llm.close()
 
@@ -205,7 +234,8 @@ def _keys(args: argparse.Namespace) -> list[str]:
 
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
-    for name in ("served_model_name", "lora_modules", "chat_template", "trace", "replicas", "replica_keys"):
+    alone = ("served_model_name", "lora_modules", "chat_template", "trace", "replicas", "replica_keys")
+    for name in (*alone, "model_key", "audit_log"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 
@@ -214,7 +244,15 @@ def _proxies(args: argparse.Namespace) -> list[str]:
     return [text.strip() for text in args.forwarded_allow_ips.split(",") if text.strip()]
 
 
-def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reached: Reached, listening: socket) -> int:
+def _serve(
+    args: argparse.Namespace,
+    llm: AsyncLLM,
+    limits: RequestLimits,
+    reached: Reached,
+    listening: socket,
+    evidence: Prover | None,
+    audit: AuditLog | None,
+) -> int:
     from cutset.serve.app import build_app
     from cutset.serve.server import Server
     from cutset.serve.service import Service
@@ -230,7 +268,9 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
         reasoning_parser=args.reasoning_parser,
         receipts=None if reached.receipts is None else reached.receipts(llm),
     )
-    app = build_app(service, reached.auth, reached.front, reached.sinks, batches_from(args))
+    if audit is not None:
+        service.readiness.lied = partial(_lied, audit)
+    app = build_app(service, reached.auth, reached.front, reached.sinks, batches_from(args), evidence)
     own_logs = args.log_format == "text"
     server = Server(app, service, say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
     how = f"mode {llm.mode}" if llm.mode else f"{llm.choice.backend} {llm.choice.dtype}"
@@ -250,6 +290,10 @@ def _serve(args: argparse.Namespace, llm: AsyncLLM, limits: RequestLimits, reach
     return 1 if service.readiness.stopped else 0
 
 
+def _lied(audit: AuditLog, error: IntegrityError) -> None:
+    audit.write("lied", reason=str(error))
+
+
 def _serve_pool(
     args: argparse.Namespace,
     models: list[str],
@@ -258,6 +302,7 @@ def _serve_pool(
     limits: RequestLimits,
     reached: Reached,
     listening: socket,
+    provider: Provider | None,
 ) -> int:
     from cutset.serve.model_pool import ModelPool
     from cutset.serve.pool_app import PoolApplications, build_pool_app
@@ -273,7 +318,9 @@ def _serve_pool(
     try:
         pool.preload(found[0])
         own_logs = args.log_format == "text"
-        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, batches_from(args))
+        paths = {one.facts.name: one.facts.directory for one in found}
+        evidence = provider and prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
+        app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, batches_from(args), evidence)
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"
         _say_where(reached, ", ".join(pool.models), how, listening)

@@ -4,16 +4,36 @@ from __future__ import annotations
 
 import argparse
 
-from cutset.cli import trust_key, trust_log, trust_replay, trust_show, trust_verify
+from cutset.cli import (
+    trust_check,
+    trust_fetch,
+    trust_key,
+    trust_log,
+    trust_mount_key,
+    trust_policy,
+    trust_provision,
+    trust_release,
+    trust_replay,
+    trust_seal,
+    trust_show,
+    trust_verify,
+)
 
 __all__ = ["configure", "run"]
 
 ACTIONS = (
+    ("policy", trust_policy),
+    ("fetch", trust_fetch),
+    ("check", trust_check),
+    ("seal", trust_seal),
+    ("release", trust_release),
+    ("mount-key", trust_mount_key),
+    ("provision", trust_provision),
     ("key", trust_key),
-    ("log", trust_log),
-    ("replay", trust_replay),
-    ("show", trust_show),
     ("verify", trust_verify),
+    ("show", trust_show),
+    ("replay", trust_replay),
+    ("log", trust_log),
 )
 
 

@@ -51,6 +51,7 @@ REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
 PAD_STEPS = "in masked modes: a step each N ms, of zeros where there is none to do; 0: off. Only accepted here"
+OFFLOAD_POLICY = "with tcp: which evidence the accelerator must show, see `cutset trust policy`"
 PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
 KV_DTYPE = "what keys and values are kept in; int8: 8 bits with a scale for each token and head, a quarter of float32"
 PREFIX_CACHE = (
@@ -162,6 +163,7 @@ class Settings(Sourced):
     pad_steps: int = _setting(0, PAD_STEPS, low=0, high=60_000, flag_only=True)
     key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
     accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
+    offload_policy: Path | None = _setting(None, OFFLOAD_POLICY, flag_only=True)
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})

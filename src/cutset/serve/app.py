@@ -22,6 +22,7 @@ from cutset.serve.auth import Auth, Guard, refuse
 from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
+from cutset.serve.evidence_page import evidence_routes, marked
 from cutset.serve.front import Front
 from cutset.serve.hub import Hub
 from cutset.serve.metrics import Metrics
@@ -37,6 +38,7 @@ from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 from cutset.serve.stream_frames import FramedStreams
 from cutset.serve.tokens import Detokenize, Tokenize
+from cutset.trust.evidence.document import Prover
 
 __all__ = ["MODEL_APPLICATIONS", "build_app", "build_dashboard", "guarded", "model_applications"]
 
@@ -47,9 +49,10 @@ def build_app(
     front: Front | None = None,
     sinks: Sequence[Sink] = (),
     batches: BatchApi | None = None,
+    evidence: Prover | None = None,
 ) -> ASGIApp:
     """The server's application, behind the guard. `sinks` get a record of each request that has ended; `batches`: files
-    of requests, where they are offered."""
+    of requests, where they are offered; `evidence` is shown to who asks."""
     front = front or Front()
     pages, stored = Pages(service), ResponseStore()
     apps = model_applications(service, stored)
@@ -68,7 +71,7 @@ def build_app(
                 await ticker
             await service.readiness.close()
 
-    return guarded(
+    app = guarded(
         [
             Route("/v1/models", pages.models),
             Route("/v1/models/{name:path}", pages.model),
@@ -79,6 +82,7 @@ def build_app(
             Route("/health", pages.health),
             Route("/metrics", pages.metrics),
             *dashboard_routes(service.hub, front.root_path),
+            *evidence_routes(evidence),
         ],
         auth,
         lifespan,
@@ -86,6 +90,7 @@ def build_app(
         front,
         sinks,
     )
+    return marked(app, evidence)
 
 
 def _ollama_generate(service: Service) -> OllamaGenerate:

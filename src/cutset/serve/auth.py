@@ -15,7 +15,7 @@ from cutset.serve.api_errors import ApiError
 __all__ = ["Auth", "Guard", "keys_from", "refuse"]
 
 MOST_KEYS = 1000
-OPEN = ("/", "/health")  # and the dashboard's files, which hold no secrets
+OPEN = ("/", "/health", "/evidence")  # and the dashboard's files, which hold no secrets
 OPEN_FOLDER = "/dashboard/"
 
 

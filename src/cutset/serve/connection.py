@@ -4,10 +4,12 @@ which one address may not have too many that only wait."""
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cutset.serve.pending import PendingConnections
+from cutset.serve.tls import tls_key
 
 __all__ = ["Connection"]
 
@@ -29,6 +31,9 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client connected: counts as pending until it has sent a whole request."""
         super().connection_made(transport)
+        secure = transport.get_extra_info("ssl_object")
+        if secure is not None:
+            self.app = _showing_key(self.app, tls_key(secure))
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             self.pending.make_room()
         self._await_head()
@@ -101,3 +106,12 @@ class Connection(H11Protocol):
     def _join(self) -> None:
         if not self.transport.is_closing():
             self.pending.join(self, self.client[0] if self.client else "")
+
+
+def _showing_key(app: Any, key: bytes | None) -> Any:
+    """The application, told the public key that the connection's client was shown."""
+
+    async def told(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await app({**scope, "cutset.tls_key": key}, receive, send)
+
+    return told

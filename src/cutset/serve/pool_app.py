@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from cutset.serve.app import MODEL_APPLICATIONS, guarded, model_applications
 from cutset.serve.auth import Auth
 from cutset.serve.batches.batch_api import BatchApi
+from cutset.serve.evidence_page import evidence_routes, marked
 from cutset.serve.front import Front
 from cutset.serve.metrics import Metrics
 from cutset.serve.model_facts import model_card
@@ -29,6 +30,7 @@ from cutset.serve.records import Sink
 from cutset.serve.responses.response_endpoints import RESPONSES, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
+from cutset.trust.evidence.document import Prover
 
 __all__ = ["PoolApplications", "build_pool_app"]
 
@@ -53,6 +55,7 @@ def build_pool_app(
     front: Front | None = None,
     sinks: Sequence[Sink] = (),
     batches: BatchApi | None = None,
+    evidence: Prover | None = None,
 ) -> ASGIApp:
     """As build_app, for the models of a pool, whose applications were `made` so."""
     front = front or Front()
@@ -86,7 +89,7 @@ def build_pool_app(
             with contextlib.suppress(asyncio.CancelledError):
                 await ticker
 
-    return guarded(
+    app = guarded(
         [
             Route("/v1/models", models),
             Route("/v1/models/{name:path}", model),
@@ -97,6 +100,7 @@ def build_pool_app(
             Route("/health", health),
             Route("/metrics", metrics),
             *dashboard_routes(pool.hub, front.root_path),
+            *evidence_routes(evidence),
         ],
         auth,
         lifespan,
@@ -104,6 +108,7 @@ def build_pool_app(
         front,
         sinks,
     )
+    return marked(app, evidence)
 
 
 def merged(texts: Mapping[str, bytes]) -> bytes:

@@ -42,6 +42,7 @@ class Readiness(Watch):
         self.policy: Policy = policy
         self.failures, self.stopped = 0, False
         self.stop: Callable[[], None] = lambda: None  # set by who can stop the server
+        self.lied: Callable[[IntegrityError], None] = lambda error: None  # set by who keeps a log of it
         self._offload, self._away, self._code = offload, away, code
         self._error: IntegrityError | None = None  # the wrong product that hasn't been dealt with
         self._dealt_with: IntegrityError | None = None
@@ -81,6 +82,7 @@ class Readiness(Watch):
         self._error = error
         self.failures += 1
         log.error("not ready: %s", error)
+        self.lied(error)
         if self.policy == "stop":
             log.error("stopping, as --on-integrity-error says")
             self.stopped = True

@@ -10,7 +10,7 @@ from pathlib import Path
 from cutset.config import read_bounded
 from cutset.errors import ConfigError
 
-__all__ = ["Certificate"]
+__all__ = ["Certificate", "tls_key"]
 
 
 class Certificate:
@@ -47,15 +47,36 @@ class Certificate:
         connection.context = self._current
 
 
-def _context(chain: Path, key: Path) -> ssl.SSLContext:
+def tls_key(connection: ssl.SSLObject) -> bytes | None:
+    """The public key (SubjectPublicKeyInfo, DER) that the client of a connection of ours was shown."""
+    context = connection.context
+    return context.public_key if isinstance(context, _Context) else None
+
+
+class _Context(ssl.SSLContext):
+    """One that knows the public key of its certificate, which evidence is bound to."""
+
+    public_key = b""
+
+
+def _public_key(chain: Path) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    leaf = x509.load_pem_x509_certificates(read_bounded(chain).encode())[0]
+    return leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _context(chain: Path, key: Path) -> _Context:
     for path in (chain, key):
         if not path.is_file():
             raise ConfigError(f"{path} is not a file: name a certificate and its key, both as PEM")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         # The password: OpenSSL would ask for one on the terminal.
         context.load_cert_chain(chain, key, password=lambda: "")
+        context.public_key = _public_key(chain)
     except ssl.SSLError as error:
         if "MISMATCH" in (error.reason or ""):
             raise ConfigError(f"the key {key} is not that of the certificate {chain}") from None

@@ -6,7 +6,8 @@ import ipaddress
 import os
 import socket
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cutset.config import OPTIONS, Settings
@@ -15,6 +16,7 @@ from cutset.kernels import native
 from cutset.kernels.reference_field import Residues
 from cutset.link import Limits, Link, Timeouts, connect, parse_address
 from cutset.link.keys import dialling_keys, load_keys, load_public
+from cutset.link.peer import Binding, Handshake
 from cutset.link.users import user_name
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
@@ -27,7 +29,7 @@ from cutset.offload.client.paced_decoder import PacedDecoder
 from cutset.offload.client.pads import BLOCK_ROWS, Empty, PadPool
 from cutset.offload.client.private_memory import keep_out
 from cutset.offload.client.session import FRONT, MOST_BYTES, Patience, Session
-from cutset.offload.messages import MOST_PADS
+from cutset.offload.messages import HANDSHAKE, MOST_PADS
 from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 
 QUEUE = 2  # frames that wait here: a call at a time is asked for
@@ -117,6 +119,8 @@ def check_settings(settings: Settings) -> Mode | None:
                 f"mode {mode.name} trusts the accelerator, so {name} from {settings.sources[name]} is not accepted: "
                 f"give {flag} on the command line, or leave out --mode"
             )
+    if settings.offload_policy is not None and not settings.offload.startswith("tcp://"):
+        raise ConfigError("--offload-policy is for an accelerator over tcp: evidence is bound to the keys of a link")
     if settings.pads_from and not mode.masked:
         raise ConfigError(f"--pads-from has no use in mode {mode.name}: only masked modes have pads")
     if settings.pad_steps and not mode.masked:
@@ -124,8 +128,15 @@ def check_settings(settings: Settings) -> Mode | None:
     return mode
 
 
-def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: Progress | None = None) -> Offload:
-    """Connects, compares the models, reads the weights.
+def open_offload(
+    source: ModelSource,
+    settings: Settings,
+    mode: Mode,
+    progress: Progress | None = None,
+    verify: Callable[[bytes, Binding], bool] | None = None,
+) -> Offload:
+    """Connects, compares the models, reads the weights. `verify`: the accelerator must show evidence, and it says
+    whether that is enough; see Handshake.
 
     Raises LinkError where nobody answers, OffloadError where the mode can't be kept, and what loading raises.
     """
@@ -150,6 +161,7 @@ def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: 
         patience,
         digest=weights.digest,
         most_bytes=most,
+        handshake=_asking(settings, verify),
     )
     pad_session: Session | None = None
     try:
@@ -179,6 +191,14 @@ def open_offload(source: ModelSource, settings: Settings, mode: Mode, progress: 
         raise
     choice = BackendChoice("native", "exact", "cpu", settings.thread_count)
     return Offload(decoder, choice, mode, linears, pad_session, _caution(mode, session))
+
+
+def _asking(settings: Settings, verify: Callable[[bytes, Binding], bool] | None) -> Handshake:
+    """The handshake with the accelerator, on every link to it."""
+    if verify is None:
+        return HANDSHAKE
+    keys = None if settings.key is None else load_keys(settings.key)
+    return replace(HANDSHAKE.with_keys(keys), verify=verify)
 
 
 def _caution(mode: Mode, session: Session) -> str:

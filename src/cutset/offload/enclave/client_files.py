@@ -38,6 +38,8 @@ CLIENT = (
     "threadpoolctl",
     "zmq",
 )
+# What asking a key server takes too.
+ASKING = ("cutset.cli.trust", "cutset.trust.sealing.mount_key", "cutset.trust.evidence.providers", "httpx", "ssl")
 PROBE = """
 import importlib, json, os, sys, sysconfig
 for name in json.loads(sys.argv[1]):
@@ -97,13 +99,14 @@ def model_files(directory: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def client_files() -> MeasuredFiles:
-    """What the client in this Python installation needs: `/python`, `/app` and `/libs` in the enclave.
+def client_files(*, asking: bool = False) -> MeasuredFiles:
+    """What the client in this Python installation needs: `/python`, `/app` and `/libs` in the enclave. `asking`: it
+    asks a key server first.
 
     Raises DeviceError where the client can't be imported, or this isn't Linux.
     """
     try:
-        found = probe(PROBE, json.dumps(CLIENT), timeout=120)
+        found = probe(PROBE, json.dumps(CLIENT + (ASKING if asking else ())), timeout=120)
     except DeviceError as error:
         raise DeviceError(f"the client can't be imported to see what it needs: {error}") from None
     stdlib, executable = Path(found["stdlib"]), Path(found["executable"])

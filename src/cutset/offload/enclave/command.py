@@ -14,7 +14,8 @@ __all__ = ["argument_holes", "variable_holes"]
 PROGRAMS = ("cutset", "cutset.cli", "cutset.__main__")
 MODES = ("masked+verified", "local")
 SECRET_TEXTS = ("--prompt", "--system", "--api-key")  # as arguments anybody reads them
-SECRET_FILES = ("--prompt-file", "--api-key-file", "--key")
+SECRET_FILES = ("--prompt-file", "--api-key-file", "--key", "--tls-key", "--model-key")
+ROOTS = ("--evidence-root", "--attestation-root")
 OUTPUTS = ("--output", "-o", "--json", "--trace")
 HOST_PLACES = ("/dev", "/proc", "/sys")  # made up by Gramine, of what the host has: stdin, stdout, descriptors
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "PROMPT")
@@ -29,7 +30,10 @@ Document = Mapping[str, Any]
 
 def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
     """The holes in a list of arguments, a line each."""
-    command, words = _command(argv), list(_flags(argv))
+    whole = argv
+    argv, wrong = _without_provision(argv)
+    yield from wrong
+    command, words = _command(argv), list(_flags(whole))
     for word in argv[:-1]:
         if posixpath.basename(word) in PROGRAMS:
             break
@@ -44,6 +48,12 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
             yield f"loader.argv: {flag} {source}; {ENCRYPTED} with {_instead(flag)}"
         elif flag in SECRET_FILES and value == "-":
             yield f"loader.argv: {flag} - reads what the host types; {ENCRYPTED}"
+        elif flag in ROOTS:
+            yield f"loader.argv: {flag} takes quotes from another place than Gramine; remove it"
+        elif flag == "--evidence" and value == "simulator":
+            yield f"loader.argv: {flag} simulator proves nothing; use sgx"
+        elif flag == "--model-key" and value.startswith("https://"):
+            continue  # a server that releases it to evidence
         elif flag in SECRET_FILES and not _hidden(value, document):
             yield f"loader.argv: {flag} {value[:200]!r} is a file that the host reads; {ENCRYPTED}"
         elif flag in OUTPUTS and not _hidden(value, document):
@@ -55,7 +65,7 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
         elif flag == "--prefix-caching":
             yield f"loader.argv: {flag} reveals which beginnings were asked before; remove it"
     given = {flag for flag, _ in words}
-    if command == "serve":
+    if command == "serve" and "--tls-key" not in given:  # where that key is has been looked at above
         host = next((value for flag, value in reversed(words) if flag == "--host"), "127.0.0.1")
         yield f"loader.argv: serve (on {host[:60]}) speaks HTTP in clear: the host reads every prompt and answer"
     elif command in ("chat", "tokenize"):
@@ -75,6 +85,20 @@ def variable_holes(variables: Mapping[str, Any], document: Document) -> Iterator
                 yield f"loader.env.{name}: {value[:200]!r} is a file that the host reads; {ENCRYPTED}"
         elif name.upper().endswith(SECRET_NAMES) or SECRET_WORDS & set(name.upper().split("_")):
             yield f"loader.env.{name}: a secret in the manifest, which is none; {ENCRYPTED} instead"
+
+
+def _without_provision(argv: Sequence[str]) -> tuple[Sequence[str], list[str]]:
+    """The command that `cutset trust provision` runs once the key of the encrypted mount is there, and what is wrong
+    with how it asks for it."""
+    words = list(argv)
+    at = next((i for i in range(len(words) - 1) if words[i : i + 2] == ["trust", "provision"]), 0)
+    if not at or posixpath.basename(words[at - 1]) not in PROGRAMS or "--" not in words[at:]:
+        return argv, []
+    end = words.index("--", at)
+    asking, holes = dict(_flags(words[at + 2 : end])), []
+    if not asking.get("--from", "").startswith("https://"):
+        holes.append("loader.argv: trust provision asks a key server that proves nothing; name it with https://")
+    return [*words[:at], *words[end + 1 :]], holes
 
 
 def _instead(flag: str) -> str:

@@ -7,6 +7,7 @@ Inside, the enclave sees `/python`, `/app`, `/libs` and `/model`, each file of t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,15 @@ from cutset.models.files.source import open_source
 from cutset.offload.enclave.client_files import MeasuredFiles, client_files, digest, model_files
 from cutset.offload.enclave.memory_sizes import Use, enclave_bytes, parts, size_text
 
-__all__ = ["ATTESTATIONS", "Manifest", "render"]
+__all__ = ["ATTESTATIONS", "Manifest", "Provision", "render"]
 
 ATTESTATIONS = ("dcap", "none")
 UNPROVIDED = (
     "--attestation {}: provisioning of the encrypted mount's key is not there yet, so an attested manifest couldn't run"
+    "; --provision-from and --provision-seal say who has it"
 )
+CA = "/app/key-server.pem"
+SERVER, SEAL = re.compile(r"https://[A-Za-z0-9._:\[\]-]{1,200}"), re.compile(r"[0-9a-f]{64}")
 RING = "/dev/shm/cutset"  # the one directory in which rings lie; both sides find it by CUTSET_SHM_DIR
 GRAMINE_THREADS = 4  # Gramine's own, as its documentation counts them
 LINK_THREADS = 3  # the pads' thread, and two of ZeroMQ
@@ -54,6 +58,8 @@ sgx.edmm_enable = false
 sgx.enclave_size = "{size}"
 sgx.max_threads = {threads}
 sgx.remote_attestation = "{attestation}"
+sgx.isvprodid = {product}
+sgx.isvsvn = {svn}
 sgx.file_check_policy = "strict"
 {allowed}
 sgx.trusted_files = [
@@ -62,6 +68,20 @@ sgx.trusted_files = [
 {trusted}
 ]
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """Where an attested enclave gets the key of its encrypted mount: `cutset trust provision` asks there first.
+
+    `server`: https://HOST:PORT. `seal`: which of its keys. `ca`: a file of certificates that is measured. `svn`: raised
+    with each release that mends something, so that policies can refuse older ones."""
+
+    server: str
+    seal: str
+    ca: Path | None = None
+    product: int = 0
+    svn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +103,7 @@ def render(
     pads_from: str = "",
     command: Sequence[str] = (),
     client: MeasuredFiles | None = None,
+    provision: Provision | None = None,
 ) -> Manifest:
     """The template for the client of `model` that offloads to `address`.
 
@@ -102,8 +123,12 @@ def render(
         )
     if attestation not in ATTESTATIONS:
         raise ConfigError(f"attestation must be one of {', '.join(ATTESTATIONS)}, not {attestation!r}")
-    if attestation != "none":
-        raise OffloadError(UNPROVIDED.format(attestation))
+    if (attestation != "none") != (provision is not None):
+        if provision is None:
+            raise OffloadError(UNPROVIDED.format(attestation))
+        raise ConfigError("a key is provisioned to evidence alone: say --attestation dcap")
+    if provision is not None:
+        _check_provision(provision)
     if use.context > spec.longest:
         raise ConfigError(f"the context must be at most the model's {spec.longest} tokens, not {use.context}")
     for each in (address, pads_from) if pads_from else (address,):
@@ -113,7 +138,7 @@ def render(
     if pads_from.startswith("shm://"):
         raise OffloadError(f"{pads_from!r} is on this machine, as the accelerator may be: pads come over tcp://")
     ring = f"{RING}/" if address.startswith("shm://") else ""
-    client = client or client_files()
+    client = client or (client_files() if provision is None else client_files(asking=True))
     measured = model_files(model)
     sizes = parts(spec, use, sum(file.stat().st_size for file in weight_files(model)))
     size = enclave_bytes(sizes)
@@ -123,7 +148,12 @@ def render(
     lines.append('  { type = "encrypted", path = "/private", uri = "file:private", key_name = "private" },')
     if ring:
         lines.append(f'  {{ type = "untrusted_shm", path = {_text(ring[:-1])}, uri = {_text(f"dev:{ring}")} }},')
-    arguments = command or _generate(address, pads_from, use)
+    arguments = list(command or _generate(address, pads_from, use))
+    if provision is not None:
+        arguments = _provisioned(provision, arguments)
+        if provision.ca is not None:
+            lines.append(f"  {{ path = {_text(CA)}, uri = {_text(f'file:{provision.ca.resolve()}')} }},")
+            measured = (*measured, provision.ca.resolve())
     text = TEXT.format(
         sizes="\n".join(f"#   {name}: {amount / (1 << 20):.1f} MiB" for name, amount in sizes.items()),
         argv=json.dumps(["/python/bin/python3", "-S", "-s", "-P", "-B", "-m", "cutset.cli", *arguments]),
@@ -132,6 +162,8 @@ def render(
         size=size_text(size),
         threads=1 << (use.threads + GRAMINE_THREADS + LINK_THREADS - 1).bit_length(),
         attestation=attestation,
+        product=0 if provision is None else provision.product,
+        svn=0 if provision is None else provision.svn,
         # Gramine opens files of an untrusted mount only where they are named here; this is the ring, and nothing else.
         allowed=f"sgx.allowed_files = [{_text(f'dev:{ring}')}]" if ring else "",
         trusted="\n".join(
@@ -140,6 +172,23 @@ def render(
         ),
     )
     return Manifest(text, sizes, size, len(client.files) + len(measured))
+
+
+def _check_provision(provision: Provision) -> None:
+    """Raises ConfigError for what can't be asked."""
+    if not SERVER.fullmatch(provision.server) or not SEAL.fullmatch(provision.seal):
+        raise ConfigError("--provision-from must be https://HOST:PORT, --provision-seal 64 hexadecimal digits")
+    if provision.ca is not None and not provision.ca.is_file():
+        raise ConfigError(f"{provision.ca} is not a file of certificates")
+    if not 0 <= provision.product < 65536 or not 0 <= provision.svn < 65536:
+        raise ConfigError("--isv-prod-id and --isv-svn must be from 0 to 65535")
+
+
+def _provisioned(provision: Provision, arguments: list[str]) -> list[str]:
+    """The same arguments, once the key of the encrypted mount is there."""
+    asking = ["trust", "provision", "--from", provision.server, "--seal", provision.seal]
+    asking += [] if provision.ca is None else ["--ca", CA]
+    return [*asking, "--", *arguments]
 
 
 def _generate(address: str, pads_from: str, use: Use) -> list[str]:

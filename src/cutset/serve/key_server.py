@@ -1,0 +1,118 @@
+"""A small server that releases keys of sealed models to evidence that fits a policy, and to nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from cutset.errors import ConfigError, CutsetError
+from cutset.serve.api_errors import ApiError
+from cutset.serve.app import guarded
+from cutset.serve.auth import Auth
+from cutset.trust.audit import AuditLog
+from cutset.trust.evidence.statement import new_nonce
+from cutset.trust.evidence.verifier import Verifier
+from cutset.trust.sealing.key_release import (
+    MOST_MESSAGE,
+    NONCE_PATH,
+    RELEASE_PATH,
+    IssuedNonce,
+    ReleaseRequest,
+    encrypted_key,
+)
+from cutset.trust.sealing.sealed_format import ModelKey, load_model_key
+
+__all__ = ["KeyServer", "build_key_app"]
+
+MOST_NONCES, NONCE_S = 4096, 60.0
+MOST_KEYS = 1000
+
+log = logging.getLogger(__name__)
+
+
+class KeyServer:
+    """Keys lie in a directory as files of `cutset trust seal`, which is read for each release: one that is put there
+    can be released from then on, one that is taken away can't. A release that can't be logged isn't made."""
+
+    def __init__(self, keys: Path, verifier: Verifier, audit: AuditLog, clock: Callable[[], float] = time.monotonic):
+        if not keys.is_dir():
+            raise ConfigError(f"{keys} is not a directory of keys, as `cutset trust seal` writes them")
+        self._keys, self._verifier, self._audit, self._clock = keys, verifier, audit, clock
+        self._nonces: OrderedDict[bytes, float] = OrderedDict()
+
+    def nonce(self) -> bytes:
+        """A new one. The oldest goes where there are too many."""
+        made = new_nonce()
+        self._nonces[made] = self._clock() + NONCE_S
+        while len(self._nonces) > MOST_NONCES:
+            self._nonces.popitem(last=False)
+        return made
+
+    def spend(self, nonce: bytes) -> None:
+        """Takes a nonce, which nobody can use again. Raises ApiError for one that wasn't given out, or too long ago."""
+        until = self._nonces.pop(nonce, 0.0)
+        if until < self._clock():
+            raise ApiError(403, "that nonce wasn't given out here, was used, or is too old: ask for another")
+
+    def release(self, request: ReleaseRequest, peer: str) -> bytes:
+        """The answer to a request whose nonce was spent. Raises ApiError for evidence that isn't enough."""
+        try:
+            checked = self._verifier.check(
+                request.document, channel="release", key=request.key, nonce=request.nonce, peer=peer
+            )
+            found = self._key(request.seal)
+            answer = encrypted_key(found, request)
+        except CutsetError as error:
+            self._audit.write("key refused", peer=peer, seal=request.seal, reason=str(error))
+            raise ApiError(403, f"the key isn't released: {error}") from None
+        self._audit.write("key released", peer=peer, seal=request.seal, kind=checked.quote.kind, key=checked.key)
+        return msgspec.json.encode(answer)
+
+    def _key(self, seal: str) -> ModelKey:
+        paths = sorted(self._keys.glob("*.key"))[:MOST_KEYS]
+        for path in paths:
+            try:
+                key = load_model_key(path)
+            except ConfigError as error:
+                log.warning("a file of keys is left out: %s", error)
+                continue
+            if key.seal == seal:
+                return key
+        raise ConfigError("there is no key for that sealed model here")
+
+
+def build_key_app(server: KeyServer, auth: Auth) -> ASGIApp:
+    """The application: two paths."""
+    slots = asyncio.Semaphore(4)
+
+    async def nonce(request: Request) -> Response:
+        return Response(msgspec.json.encode(IssuedNonce(server.nonce())), media_type="application/json")
+
+    async def release(request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MOST_MESSAGE:
+                raise ApiError(413, f"a request for a key has at most {MOST_MESSAGE >> 10} KiB")
+        try:
+            asked = msgspec.json.decode(bytes(body), type=ReleaseRequest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ApiError(400, f"this request for a key makes no sense: {error}") from None
+        server.spend(asked.nonce)
+        peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+        async with slots:
+            answer = await asyncio.to_thread(server.release, asked, peer)
+        return Response(answer, media_type="application/json", headers={"cache-control": "no-store"})
+
+    routes = [Route(NONCE_PATH, nonce, methods=["POST"]), Route(RELEASE_PATH, release, methods=["POST"])]
+    return guarded(list(routes), auth)

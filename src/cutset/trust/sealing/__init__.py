@@ -1,0 +1,1 @@
+"""Sealed models: encrypted on disk, decrypted into memory that nobody can write to, with keys released to evidence."""

@@ -1,0 +1,163 @@
+"""Keys of sealed models are released to evidence that fits a policy, and to nothing else."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import uvicorn
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from cutset.errors import EvidenceError, LinkClosed
+from cutset.serve.auth import Auth
+from cutset.serve.key_server import NONCE_S, KeyServer, build_key_app
+from cutset.serve.request_limits import RequestLimits
+from cutset.serve.server import bind, configuration, serve_in_thread
+from cutset.serve.tls import Certificate
+from cutset.trust.audit import AuditLog
+from cutset.trust.evidence.document import Prover
+from cutset.trust.evidence.policy import load_policy
+from cutset.trust.evidence.providers import SimulatorProvider
+from cutset.trust.evidence.served_files import manifest_digest
+from cutset.trust.evidence.statement import new_nonce
+from cutset.trust.evidence.verifier import Verifier
+from cutset.trust.sealing.key_release import ReleaseRequest, ask_for_key
+from cutset.trust.sealing.seal_model import write_model_key
+from cutset.trust.sealing.sealed_format import ModelKey
+from tests.serve.certificates import Authority
+from tests.trust.wire import policy_text
+
+KEY = ModelKey("ab" * 32, bytes(range(32)))
+
+
+class Releasing:
+    """A key server, and an enclave that fits its policy."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority, self.keys, self.log = Authority(folder), folder / "keys", folder / "audit.jsonl"
+        self.authority.write(folder / "tls.pem", folder / "tls.key")
+        self.keys.mkdir()
+        write_model_key(KEY, self.keys / "story.key")
+        self.provider, self.time = SimulatorProvider(b"an enclave"), 1000.0
+        policy = folder / "policy.toml"
+        text = policy_text(self.provider.measurement.hex(), manifest_digest([]).hex())
+        policy.write_text(text.replace('modes = ["none"]', 'modes = ["release"]'))
+        audit = AuditLog(self.log)
+        self.server = KeyServer(self.keys, Verifier(load_policy(policy), audit=audit), audit, lambda: self.time)
+        certificate = Certificate(folder / "tls.pem", folder / "tls.key")
+        app = build_key_app(self.server, Auth([], "127.0.0.1"))
+        self.http = uvicorn.Server(configuration(app, RequestLimits(), tls=certificate))
+
+    def prover(self, measured: bytes | None = None, mode: str = "release") -> Prover:
+        return Prover(self.provider if measured is None else SimulatorProvider(measured), [], mode, "cutset 1")
+
+    def ask(self, prover: Prover, seal: str = KEY.seal) -> ModelKey:
+        return ask_for_key(self.url, seal, prover, str(self.authority.file))
+
+    def post(self, path: str, content: bytes) -> httpx.Response:
+        with httpx.Client(verify=ssl.create_default_context(cafile=self.authority.file)) as client:
+            return client.post(f"{self.url}{path}", content=content)
+
+    def nonce(self) -> bytes:
+        found: bytes = msgspec.json.decode(self.post("/nonce", b"{}").content, type=dict[str, bytes])["nonce"]
+        return found
+
+    def lines(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def releasing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Releasing]:
+    found = Releasing(tmp_path_factory.mktemp("keys"))
+    with serve_in_thread(found.http, bind("127.0.0.1", 0)) as found.url:
+        yield found
+
+
+def test_a_key_goes_to_evidence_that_fits(releasing: Releasing) -> None:
+    assert releasing.ask(releasing.prover()).secret == KEY.secret
+    last = releasing.lines()[-1]
+    assert (last["event"], last["seal"], last["kind"]) == ("key released", KEY.seal, "simulator")
+    assert KEY.secret.hex() not in releasing.log.read_text()
+
+
+def test_and_to_nothing_else(releasing: Releasing) -> None:
+    for prover, seal, match in (
+        (releasing.prover(measured=b"another"), KEY.seal, "measurement"),
+        (releasing.prover(mode="none"), KEY.seal, "mode"),
+        (releasing.prover(), "cd" * 32, "no key"),
+    ):
+        with pytest.raises(EvidenceError, match=match):
+            releasing.ask(prover, seal)
+        assert releasing.lines()[-1]["event"] == "key refused"
+
+
+def request(releasing: Releasing, **changes: object) -> ReleaseRequest:
+    """One that would be answered, but for the changes."""
+    nonce, key = releasing.nonce(), X25519PrivateKey.generate().public_key().public_bytes_raw()
+    made = ReleaseRequest(KEY.seal, nonce, key, releasing.prover().show("release", key, nonce))
+    return msgspec.structs.replace(made, **changes)
+
+
+def test_a_request_counts_once_and_for_its_own_key(releasing: Releasing) -> None:
+    good = request(releasing)
+    assert releasing.post("/release", msgspec.json.encode(good)).status_code == 200
+    again = releasing.post("/release", msgspec.json.encode(good))
+    assert again.status_code == 403
+    assert "was used" in again.text
+    mine = X25519PrivateKey.generate().public_key().public_bytes_raw()
+    for changed in (
+        request(releasing, key=mine),  # somebody in between who would like to read it
+        request(releasing, key=bytes(32)),
+        request(releasing, nonce=new_nonce()),
+        request(releasing, document=releasing.prover().show("tls", mine, new_nonce())),
+        request(releasing, document=b"{}"),
+    ):
+        assert releasing.post("/release", msgspec.json.encode(changed)).status_code == 403
+    other = request(releasing)
+    swapped = msgspec.structs.replace(request(releasing), document=other.document)
+    assert releasing.post("/release", msgspec.json.encode(swapped)).status_code == 403
+
+
+def test_a_key_of_order_one_is_refused(releasing: Releasing) -> None:
+    nonce = releasing.nonce()
+    weak = ReleaseRequest(KEY.seal, nonce, bytes(32), releasing.prover().show("release", bytes(32), nonce))
+    assert releasing.post("/release", msgspec.json.encode(weak)).status_code == 403
+
+
+def test_nonces_have_their_time(releasing: Releasing) -> None:
+    late = request(releasing)
+    releasing.time += NONCE_S + 1
+    assert releasing.post("/release", msgspec.json.encode(late)).status_code == 403
+    assert releasing.ask(releasing.prover()).secret == KEY.secret
+
+
+def test_keys_come_and_go_without_a_restart(releasing: Releasing) -> None:
+    other = ModelKey("ef" * 32, bytes(32))
+    write_model_key(other, releasing.keys / "new.key")
+    assert releasing.ask(releasing.prover(), other.seal).secret == other.secret
+    (releasing.keys / "new.key").unlink()
+    with pytest.raises(EvidenceError, match="no key"):
+        releasing.ask(releasing.prover(), other.seal)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"{}", b"[" * 10_000, b'{"seal":"../x"}'])
+def test_what_makes_no_sense(releasing: Releasing, body: bytes) -> None:
+    assert releasing.post("/release", body).status_code == 400
+
+
+def test_too_much(releasing: Releasing) -> None:
+    assert releasing.post("/release", bytes(600 << 10)).status_code == 413
+    for path, status in (("/", 404), ("/v1/models", 404), ("/keys/story.key", 404)):
+        assert releasing.post(path, b"").status_code == status
+
+
+def test_a_server_that_is_not_there(releasing: Releasing) -> None:
+    with pytest.raises(LinkClosed):
+        ask_for_key("https://127.0.0.1:1", KEY.seal, releasing.prover())
+    with pytest.raises(LinkClosed, match="certificate"):  # of an authority that nobody has heard of
+        ask_for_key(releasing.url, KEY.seal, releasing.prover())

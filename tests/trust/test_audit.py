@@ -1,0 +1,58 @@
+"""The audit log: lines are only ever added, whole, for their owner alone, and what can't be logged is an error."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from cutset.errors import ConfigError
+from cutset.trust.audit import AuditLog
+
+
+def test_lines_of_many_writers_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.write_text('{"event": "older"}\n')
+    logs = [AuditLog(path) for _ in range(3)]  # as three processes would have it open
+
+    def write(log: AuditLog, name: str) -> None:
+        for number in range(20):
+            log.write("refused", peer=name, number=number, reason="x" * 400)
+
+    threads = [threading.Thread(target=write, args=(log, f"{i}")) for i, log in enumerate([*logs, logs[0]])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines[0] == {"event": "older"}
+    assert len(lines) == 81
+    for name in "012":
+        assert [line["number"] for line in lines[1:] if line["peer"] == name] == list(range(20))
+
+
+def test_what_others_say_is_bounded_and_obeyed_by_no_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    log.write("refused", reason="\x1b[2J\n{}" + "y" * 10_000)
+    [line] = path.read_text().splitlines()
+    assert "\x1b" not in json.loads(line)["reason"]
+    assert "\n" not in json.loads(line)["reason"]
+    assert len(line) < 1200
+    assert path.stat().st_mode & 0o077 == 0
+    log.close()
+    log.close()
+    with pytest.raises(ConfigError, match="can't be written"):
+        log.write("refused")
+
+
+def test_what_cannot_be_logged_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="can't be opened"):
+        AuditLog(tmp_path / "none" / "audit.jsonl")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigError, match="can't be opened"):  # somebody else's choice of where it goes
+        AuditLog(tmp_path / "link")
+    with pytest.raises(ConfigError, match="can't be written"):
+        AuditLog(Path("/dev/full")).write("refused", reason="the disk is full")
