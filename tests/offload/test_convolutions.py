@@ -18,6 +18,7 @@ from cutset.offload.client.convolution_check import ConvolutionCheck
 from cutset.offload.client.ledger import PadSpan
 from cutset.offload.client.pad import Pad
 from cutset.offload.client.pads import PadPool
+from cutset.offload.client.picture_costs import PictureCosts, picture_costs
 from cutset.offload.convolutions import NetworkProduct, digest_of_products
 from cutset.offload.messages import Multiply, Product
 from offload.pictures import SHAPES, accelerator, client, maps, products
@@ -266,3 +267,38 @@ def test_a_call_of_several_maps_or_of_another_shape_is_refused(served: Any) -> N
         for wrong in (x[:, 1:].copy(), x.reshape(-1), x.astype(np.float32)):
             with pytest.raises(OffloadError, match="takes one array"):
                 session.call(lambda call: Multiply(call, 0), [wrong])
+
+
+@pytest.mark.parametrize("way", ["int8", "float64"])
+def test_a_device_of_torch_multiplies_exactly(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where windows are taken on the device."""
+    pytest.importorskip("torch")
+    from cutset.offload.accelerator import torch_convolutions
+    from cutset.offload.accelerator.torch_products import TorchProducts
+
+    device = torch_convolutions.TorchConvolutions(TorchProducts("cpu", 1, way))
+    for piece in (1, 1 << 20):
+        monkeypatch.setattr(torch_convolutions, "PIECE", piece)
+        for one in products():
+            device.put_product(one)
+            x = np.random.default_rng(6).integers(0, P, (2, one.depth), np.uint32)
+            x[0, ::2] = P - 1
+            np.testing.assert_array_equal(device.residues(one.number, x), residue_convolution(x, one.weight, one.shape))
+            q = maps(one, 2)
+            out = np.empty((2, one.outputs), np.int32)
+            assert device.integers(one.number, q, out) is out
+            np.testing.assert_array_equal(out, integer_convolution(q, one.weight, one.shape))
+            with pytest.raises(ValueError, match="residues"):
+                device.residues(one.number, np.full_like(x, P))
+            with pytest.raises(ValueError, match="between"):
+                device.integers(one.number, np.full_like(q, 32767))
+            device.drop(one.number)
+            with pytest.raises(KeyError):
+                device.residues(one.number, x)
+
+
+def test_what_a_client_costs_is_measured() -> None:
+    costs = picture_costs(products(), 1)
+    assert min(costs.local, costs.client, costs.pads) > 0
+    assert "as a masked client" in costs.words
+    assert PictureCosts(1.0, 2.0, 3.0).words.endswith("mode local wins")

@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise ModelError(f"{args.output} is not an empty directory; name a new one")
     model, pictures = _opened(args, settings)
 
+    from cutset.offload.client.picture_costs import picture_costs
+    from cutset.private_pictures import products_of
     from cutset.video.profile.setup import torch_threads
     from cutset.video.quantised.integer_network import write_network
     from cutset.video.quantised.quantising import LEAST_SHARE, quantise_network
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
             raise ModelError(f"{args.output} can't be written: {error.strerror}") from None
         for line in _lines(network, model, pictures, settings.threads, args.output):
             say(line)
+        say(picture_costs(products_of(network), settings.threads).words)
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cutset.config import Settings
 from cutset.errors import ConfigError
@@ -15,11 +15,14 @@ from cutset.models.files.source import open_source
 from cutset.models.registry import resolve
 from cutset.offload.accelerator.accelerator import DEFAULT_QUOTA, Accelerator, Quota, limits_for
 from cutset.offload.accelerator.convolution_products import ConvolutionProducts
-from cutset.offload.accelerator.products import NativeProducts, Products, self_test
+from cutset.offload.accelerator.products import NativeProducts, self_test
 from cutset.offload.accelerator.python_accelerator import PythonAccelerator
 from cutset.offload.accelerator.ring_accelerator import new_accelerator
 from cutset.offload.convolutions import NetworkProduct, digest_of_products
 from cutset.offload.matrices import ModelDigest, each_matrix
+
+if TYPE_CHECKING:
+    from cutset.offload.accelerator.torch_products import TorchProducts
 
 __all__ = ["open_accelerator", "open_picture_accelerator"]
 
@@ -89,7 +92,7 @@ def open_picture_accelerator(
 ) -> Accelerator:
     """The same for the products of a picture network, in their order. A row is a feature map of one picture."""
     keys, allowed = _keys(address, key, allow)
-    products = ConvolutionProducts(_device(settings))
+    products = _convolutions(_device(settings))
     for product in given:
         products.put_product(product)
     shapes = [(product.outputs, product.depth) for product in given]
@@ -129,9 +132,18 @@ def _keys(address: str, key: str | None, allow: str | None) -> tuple[Keys | None
     return listening_keys(address, key, allow, "clients")
 
 
-def _device(settings: Settings) -> Products:
+def _convolutions(device: NativeProducts | TorchProducts) -> ConvolutionProducts:
+    """Windows are taken where they are multiplied."""
+    if isinstance(device, NativeProducts):
+        return ConvolutionProducts(device)
+    from cutset.offload.accelerator.torch_convolutions import TorchConvolutions
+
+    return TorchConvolutions(device)
+
+
+def _device(settings: Settings) -> NativeProducts | TorchProducts:
     """What multiplies, tried."""
-    products: Products
+    products: NativeProducts | TorchProducts
     if settings.device == "cpu":
         products = NativeProducts(settings.thread_count)
     else:
