@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutset.config import Settings, load_settings
 from cutset.errors import ConfigError
-from cutset.offload.convolutions import NetworkProduct
+from cutset.offload.convolutions import NetworkProduct, digest_of_products
 from cutset.offload.modes import MODES, Mode
 from cutset.video.quantised.integer_network import IntegerNetwork, is_integer_network, read_network
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cutset.offload.accelerator.accelerator import Accelerator, Quota
     from cutset.offload.client.picture_offload import PictureOffload
 
-__all__ = ["PrivateNetwork", "open_integers", "open_network_accelerator", "products_of"]
+__all__ = ["PrivateNetwork", "network_digest", "open_integers", "open_network_accelerator", "products_of"]
 
 
 def products_of(network: IntegerNetwork) -> list[NetworkProduct]:
@@ -125,6 +125,11 @@ def open_integers(directory: str | Path) -> IntegerNetwork:
             "--calibrate VIDEO -o DIR`, and name DIR"
         )
     return read_network(Path(directory))
+
+
+def network_digest(directory: str | Path) -> str:
+    """What names the products of a network to both sides, in hexadecimal. Raises as `open_integers` does."""
+    return digest_of_products(products_of(open_integers(directory)))
 
 
 def open_network_accelerator(

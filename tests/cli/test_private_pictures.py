@@ -87,7 +87,9 @@ def test_every_mode_gives_the_bits_of_local(
         assert "all 2 pictures have the bits of the network in one piece" in said
         assert f"mode {mode}: 8 products by {address}" in said
         assert ("sees every picture" in said) == (mode == "plain")
-        assert len(json.loads((tmp_path / "r.json").read_text())["pictures"]) == 2
+        figures = json.loads((tmp_path / "r.json").read_text())
+        assert len(figures["pictures"]) == 2
+        assert figures["rows"][0]["workload"].endswith(f", {mode}")
 
 
 def test_the_default_is_masked_and_verified(directory: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,6 +122,14 @@ def test_over_tcp_with_keys_and_a_pad_server(
     finally:
         for server in servers:
             server.stop()
+
+
+def test_ping_knows_the_network(directory: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ping", address, "--model", str(directory)]) == 0
+    out = capsys.readouterr().out
+    assert "4 matrices" in out
+    assert re.search(r"the same as MODEL +yes", out)
+    assert re.search(r"exact arithmetic +yes", out)
 
 
 def test_from_python(directory: Path, address: str) -> None:

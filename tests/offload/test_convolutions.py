@@ -14,6 +14,7 @@ from attacks.statistics import failures, repeats
 from cutset.errors import IntegrityError, OffloadError
 from cutset.kernels.reference_convolution import integer_convolution, residue_convolution
 from cutset.kernels.reference_field import P
+from cutset.offload.accelerator.clients import Quota
 from cutset.offload.client.convolution_check import ConvolutionCheck
 from cutset.offload.client.ledger import PadSpan
 from cutset.offload.client.pad import Pad
@@ -65,6 +66,20 @@ def test_pads_that_were_made_ahead_and_a_pad_server_give_the_same(served: Any) -
                     np.testing.assert_array_equal(offload.multiply(one.number, q, 1.0), wanted(one, q, 1.0))
                 assert offload.parties.pads.counters().inline == 0
         assert other.totals()["pads"] >= 2 * len(given)
+
+
+def test_a_pad_server_that_takes_few_rows_is_asked_for_few(served: Any) -> None:
+    """A map of a large picture is so wide that few are taken at once."""
+    given = products()
+    with accelerator(given, quota=Quota(max_rows=2)) as other:
+        more = {"pads_from": other.listener.address, "pads_same_host": True}
+        with client(given, served.listener.address, "masked+verified", **more) as offload:
+            assert offload.parties.pads is not None
+            offload.parties.pads.fill(3)
+            np.testing.assert_array_equal(
+                offload.multiply(0, maps(given[0])[0], 1.0), wanted(given[0], maps(given[0])[0], 1.0)
+            )
+        assert other.totals()["refused"] == 0
 
 
 def test_a_pad_is_used_for_one_picture(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +257,8 @@ def test_integers_beyond_their_bits_are_refused_here(served: Any) -> None:
     given = products()
     with client(given, served.listener.address, "masked+verified", pads="inline") as offload:
         q = maps(given[0])[0]
-        for wrong in (q[1:], q.astype(np.int32), np.where(q == q.max(), q.max() + 1, q).astype(np.int16)):
+        least = np.where(q == q.max(), -32768, q).astype(np.int16)  # which has no size in 16 bits
+        for wrong in (q[1:], q.astype(np.int32), np.where(q == q.max(), q.max() + 1, q).astype(np.int16), least):
             with pytest.raises(OffloadError, match="layer0 takes"):
                 offload.multiply(0, wrong, 1.0)
         assert offload.convolutions.times.calls == 0

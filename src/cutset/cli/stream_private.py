@@ -16,6 +16,7 @@ from cutset.cli.stream_detections import DetectionOutputs, camera_names, decoder
 from cutset.cli.stream_results import RunResults, SourceWatch
 from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.errors import ConfigError
+from cutset.offload.modes import DEFAULT_MODE, MODES
 
 if TYPE_CHECKING:
     from cutset.private_pictures import PrivateNetwork
@@ -23,10 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_private", "asks_private", "run_private"]
 
-MODES = ("plain", "verified", "masked", "masked+verified", "local")
 ADDRESS = (
     "an accelerator (`cutset accelerator DIR`) that multiplies for MODEL, a directory of `cutset stream quantize`; "
-    f"--mode is then one of {', '.join(MODES)} (default masked+verified). Everything else is computed here"
+    f"--mode is then one of {', '.join(MODES)} (default {DEFAULT_MODE}). Everything else is computed here"
 )
 MODE_FLAG = "settings.stream.mode"
 # What has a meaning: all else that is given by hand would be ignored.
@@ -121,6 +121,7 @@ def _play(
     sources = open_sources(args.source, settings, network.size, stack, watch.message)
     watch.sources = [source for source in sources if isinstance(source, Source)]
     results = RunResults(args, settings, Summary(graph=network.model.graph), None, watch)
+    results.mode = network.mode.name
     results.check = check = ResultCheck(_local(network, settings)) if args.check else None
     results.outputs = _outputs(args, network, watch, log)
     if results.outputs is not None:

@@ -241,10 +241,11 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
             raise OffloadError("there is no pad server")
         found: list[Residues] = []
         while len(found) < len(requests):
-            some, nbytes = list[tuple[int, bytes, int]](), 0
+            some, nbytes, rows = list[tuple[int, bytes, int]](), 0, 0
             for request in requests[len(found) : len(found) + MOST_PADS]:
                 nbytes += 4 * request[2] * matrices[request[0]].outputs
-                if some and nbytes > pad_session.most_bytes:
+                rows += request[2]
+                if some and (nbytes > pad_session.most_bytes or rows > pad_session.capabilities.max_rows):
                     break
                 some.append(request)
             found += pad_session.pads(some, [matrices[number].outputs for number, _, _ in some])

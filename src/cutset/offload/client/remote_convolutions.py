@@ -37,7 +37,7 @@ class OffloadConvolutions(OffloadLinears):
         Raises IntegrityError for a wrong product, LinkError without answer, OffloadError for integers out of bounds.
         """
         matrix = self.weights.matrices[number]
-        if q.shape != (matrix.depth,) or q.dtype != np.int16 or int(np.abs(q).max()) > matrix.top:
+        if q.shape != (matrix.depth,) or q.dtype != np.int16 or max(int(q.max()), -int(q.min())) > matrix.top:
             raise OffloadError(f"{matrix.name} takes {matrix.depth} integers from {-matrix.top} to {matrix.top}")
         with self._lock, nullcontext() if self.pads is None else self.pads.busy():
             self._decoded(None)
