@@ -16,13 +16,13 @@ from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight, short_name
 from cutset.video.delta.calls import NodeCall
 
-__all__ = ["Candidate", "candidates"]
+__all__ = ["ProductCandidate", "candidates"]
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class ProductCandidate:
     """A layer that can be a product. `nodes` are those that it stands for: itself, and a norm that was folded in."""
 
     name: str
@@ -39,7 +39,7 @@ class Candidate:
         return self.shape.work / (self.shape.depth + self.shape.positions * self.shape.outputs)
 
 
-def candidates(graph: Graph, weights: Mapping[str, Array]) -> list[Candidate]:
+def candidates(graph: Graph, weights: Mapping[str, Array]) -> list[ProductCandidate]:
     """The layers of a graph that can be products, in its order; `weights` as `cutset.cluster.values` keeps them."""
     found = []
     for number, node in enumerate(graph.nodes):
@@ -49,7 +49,7 @@ def candidates(graph: Graph, weights: Mapping[str, Array]) -> list[Candidate]:
     return found
 
 
-def _candidate(graph: Graph, weights: Mapping[str, Array], number: int, node: Node) -> Candidate | None:
+def _candidate(graph: Graph, weights: Mapping[str, Array], number: int, node: Node) -> ProductCandidate | None:
     build = BUILD.get(short_name(node.op))
     if build is None or len(node.outputs) != 1 or node.outputs[0] is None:
         return None
@@ -76,7 +76,7 @@ def _candidate(graph: Graph, weights: Mapping[str, Array], number: int, node: No
     if made is None or (bias is not None and bias.reshape(-1).shape != (made[0].outputs,)):
         return None
     flat = None if bias is None else np.ascontiguousarray(bias.reshape(-1))
-    return Candidate(node.name, source.name, call.value, *made, flat, (number,))
+    return ProductCandidate(node.name, source.name, call.value, *made, flat, (number,))
 
 
 def _convolution(call: NodeCall, given: Value, weight: Floats, onnx: bool) -> tuple[ConvolutionShape, Floats] | None:
@@ -184,7 +184,7 @@ BUILD: Mapping[str, Callable[[NodeCall, Value, Floats, bool], tuple[ConvolutionS
 }
 
 
-def _folded(graph: Graph, weights: Mapping[str, Array], one: Candidate) -> Candidate:
+def _folded(graph: Graph, weights: Mapping[str, Array], one: ProductCandidate) -> ProductCandidate:
     """With the batch norm behind it, where nobody else reads what is between."""
     readers = graph.readers[one.made.name]
     if len(readers) != 1 or readers[0] >= len(graph.nodes):

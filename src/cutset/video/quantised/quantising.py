@@ -21,7 +21,7 @@ from cutset.models.files.integer import most_bits
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight
 from cutset.video.network_model import NetworkModel
-from cutset.video.quantised.candidates import Candidate, candidates
+from cutset.video.quantised.candidates import ProductCandidate, candidates
 from cutset.video.quantised.integer_network import PRODUCT, IntegerLayer, IntegerNetwork
 from cutset.video.runtimes import has_onnx
 from cutset.video.runtimes.onnx_calls import OnnxCall, Operator
@@ -78,14 +78,14 @@ def quantise_network(
     return IntegerNetwork(name, found, layers, weights, dict(model.metadata))
 
 
-def _product(graph: Graph, number: int, one: Candidate, bias: Weight | None) -> Node:
+def _product(graph: Graph, number: int, one: ProductCandidate, bias: Weight | None) -> Node:
     first = graph.nodes[one.nodes[0]]
     flops = sum(graph.nodes[i].flops for i in one.nodes)
     args = (Read(one.source), bias)
     return Node(first.name, first.path, f"{PRODUCT}{number}", args, (), (one.made,), False, flops)
 
 
-def _layer(number: int, one: Candidate, largest: float, bits: int) -> IntegerLayer:
+def _layer(number: int, one: ProductCandidate, largest: float, bits: int) -> IntegerLayer:
     try:
         weight, scales = quantize_weight(one.weight)
     except ValueError as error:
