@@ -70,7 +70,7 @@ def run(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
 
 def answers(text: str) -> list[str]:
     """The lines of pictures without their times."""
-    return [re.sub(r"[0-9.]+ ms$", "", line) for line in text.splitlines()]
+    return [re.sub(r"\s+[0-9.]+ ms$", "", line) for line in text.splitlines()]
 
 
 def test_every_mode_gives_the_bits_of_local(

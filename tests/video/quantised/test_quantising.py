@@ -32,6 +32,7 @@ from cutset.video.quantised.integer_network import (
 from cutset.video.quantised.integer_stage import IntegerModel, integers_of
 from cutset.video.quantised.picture_products import LocalProducts
 from cutset.video.quantised.quantising import quantise_network
+from cutset.video.torch_model import TorchModel
 from video.onnx_networks import Builder
 from video.quantised.integer_networks import mixed, pictures
 
@@ -51,8 +52,13 @@ class TwinProducts:
 
 
 @pytest.fixture(scope="module")
-def quantised() -> IntegerNetwork:
-    return quantise_network(mixed(), pictures(), "mixed", least=0)
+def floats() -> TorchModel:
+    return mixed()
+
+
+@pytest.fixture(scope="module")
+def quantised(floats: TorchModel) -> IntegerNetwork:
+    return quantise_network(floats, pictures(), "mixed", least=0)
 
 
 def error(model: Any, network: IntegerNetwork, given: list[Any]) -> float:
@@ -79,8 +85,8 @@ def test_every_product_is_found_and_norms_are_folded(quantised: IntegerNetwork) 
     assert (shapes["hidden"].rows, shapes["hidden"].columns, shapes["hidden"].channels) == (20, 1, 20)
 
 
-def test_integers_are_near_floats_and_the_more_bits_the_nearer(quantised: IntegerNetwork) -> None:
-    model, others = mixed(), pictures(6, seed=9)
+def test_integers_are_near_floats_and_the_more_bits_the_nearer(floats: TorchModel, quantised: IntegerNetwork) -> None:
+    model, others = floats, pictures(6, seed=9)
     eight = quantise_network(model, pictures(), bits=8, least=0)
     near, far = error(model, quantised, others), error(model, eight, others)
     assert 1e-6 < near < 0.02
@@ -95,11 +101,11 @@ def test_the_bits_are_those_of_numpy_products(quantised: IntegerNetwork) -> None
     for picture in (*pictures(2, seed=4), np.zeros((1, 3, 18, 22), np.uint8), np.full((1, 3, 18, 22), 255, np.uint8)):
         for name, value in slow.run(picture).items():
             np.testing.assert_array_equal(fast.run(picture)[name], value)
-    assert twin.numbers == list(range(7)) * 4 * 1
+    assert twin.numbers == list(range(7)) * 4
 
 
-def test_layers_that_are_not_worth_it_stay_here() -> None:
-    model = mixed()
+def test_layers_that_are_not_worth_it_stay_here(floats: TorchModel) -> None:
+    model = floats
     shares = {one.name: one.share for one in candidates(model.graph, model.weights)}
     assert shares["deep"] < 5 < shares["wide"]
     network = quantise_network(model, pictures(1), least=6)
@@ -243,8 +249,8 @@ def test_an_onnx_file_becomes_one_too(tmp_path: Path) -> None:
         np.testing.assert_array_equal(other[name], value)
 
 
-def test_no_pictures_or_wrong_bits_are_refused() -> None:
+def test_no_pictures_or_wrong_bits_are_refused(floats: TorchModel) -> None:
     with pytest.raises(GraphError, match="no picture"):
-        quantise_network(mixed(), [], least=0)
+        quantise_network(floats, [], least=0)
     with pytest.raises(GraphError, match="8 to 12 bits"):
-        quantise_network(mixed(), pictures(1), bits=13)
+        quantise_network(floats, pictures(1), bits=13)

@@ -85,7 +85,7 @@ def _convolution(call: NodeCall, given: Value, weight: Floats, onnx: bool) -> tu
     kernel = weight.shape[2], weight.shape[3]
     if onnx:
         stride, dilation = _pair(call, "strides", (1, 1)), _pair(call, "dilations", (1, 1))
-        groups, padding = call.arg(-1, 1, "group"), _onnx_padding(call, given, kernel)
+        groups, padding = dict(call.node.kwargs).get("group", 1), _onnx_padding(call, given, kernel)
     else:
         rest = 6 if short_name(call.node.op) == "conv2d" else 8
         if rest == 8 and call.arg(6, False):
