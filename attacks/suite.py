@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attacks import lying, ours, reading
+from attacks import lying, our_pictures, ours, pictures, reading
 from attacks.setting import Outcome
 
-__all__ = ["ATTACKS", "Attack"]
+__all__ = ["ATTACKS", "PICTURE_ATTACKS", "Attack"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +51,16 @@ ATTACKS = (
     Attack(FIELD, lying.add_p, ours.add_p),
     Attack("pads mod 2³²", lying.error_of_half_the_ring, ours.error_of_half_the_ring),
     Attack(FIELD, lying.lying_pad_server, ours.lying_pad_server),
+)
+
+SLALOM = "Slalom, a pad stored"
+SPARING = "pads made cheaper"
+
+PICTURE_ATTACKS = (
+    Attack(SLALOM, pictures.masks_used_again, our_pictures.masks_used_again),
+    Attack(SPARING, pictures.masks_shifted, our_pictures.masks_shifted),
+    Attack(SPARING, pictures.mean_of_frames, our_pictures.mean_of_frames),
+    Attack("masked deltas", pictures.delta_pattern, our_pictures.delta_pattern),
+    Attack("channels checked by sum", pictures.compensated_lie, our_pictures.compensated_lie),
+    Attack("positions checked by sample", pictures.one_pixel, our_pictures.one_pixel),
 )

@@ -22,6 +22,9 @@ COMMANDS = {
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),
     "cameras": Command("benchmarks.cameras", "sixteen cameras over a worker that keeps up with eight"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
+    "private_pictures": Command(
+        "benchmarks.private_pictures", "a client of private pictures beside multiplying itself"
+    ),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
     "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),
     "receipts": Command("benchmarks.receipts", "the CPU time that receipts cost beside decoding"),

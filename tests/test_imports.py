@@ -23,7 +23,7 @@ FLOORS = [
     {"cluster"},
     {"engine", "offload", "trust", "video"},
     {"loaded_model"},
-    {"llm", "stream", "compare"},
+    {"llm", "stream", "compare", "private_pictures"},
     {"receipts"},
     {"bench", "serve"},
     {"cli"},

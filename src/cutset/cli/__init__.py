@@ -53,9 +53,7 @@ COMMANDS = {
     "replica": Command("cutset.cli.replica", "run a model for the front of `cutset serve --replicas`"),
     "stage": Command("cutset.cli.stage", "run layers of a language model for an engine elsewhere"),
     "stream": Command("cutset.cli.stream", "a video network over several machines: run it, plan it, look at it"),
-    "trust": Command(
-        "cutset.cli.trust", "why a server or an answer may be believed: evidence and receipts"
-    ),
+    "trust": Command("cutset.cli.trust", "why a server or an answer may be believed: evidence and receipts"),
     "keys": Command("cutset.cli.keys", "make the key pairs that tcp links need"),
     "manifest": Command("cutset.cli.manifest", "write or check a Gramine manifest for the client"),
     "doctor": Command("cutset.cli.doctor", "say what this machine has, and what to change"),

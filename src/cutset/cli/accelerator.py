@@ -7,7 +7,7 @@ import signal
 import time
 from dataclasses import replace
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
@@ -24,7 +24,12 @@ __all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a directory, a name of models.yaml, or story (the bundled one)")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a directory, a name of models.yaml, story (the bundled one), or a "
+        "picture network that `cutset stream quantize` wrote",
+    )
     parser.add_argument("--listen", metavar="ADDRESS", help="shm://NAME, ipc://PATH or tcp://HOST:PORT; not with --ray")
     parser.add_argument("--key", metavar="FILE", help="with tcp: this side's secret key, see `cutset keys`")
     parser.add_argument("--allow", metavar="PATH", help="with tcp: a file or directory of the clients' public keys")
@@ -82,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.link.users import user_id
     from cutset.offload.accelerator.accelerator import Quota
     from cutset.offload.accelerator.loading import open_accelerator
+    from cutset.video.quantised.integer_network import is_integer_network
 
     quota = Quota(
         max_rows=args.max_rows,
@@ -90,18 +96,20 @@ def run(args: argparse.Namespace) -> int:
         clients=args.clients,
         each=args.clients_per_key,
     )
-    accelerator = open_accelerator(
-        args.model,
-        args.listen,
-        settings,
-        quota=quota,
-        key=args.key,
-        allow=args.allow,
-        users=[user_id(name) for name in args.allow_user],
-        ring_files=args.ring_files,
-        makes_pads=not args.no_pads,
-        progress=Progress(),
-    )
+    common: dict[str, Any] = {
+        "quota": quota,
+        "key": args.key,
+        "allow": args.allow,
+        "users": [user_id(name) for name in args.allow_user],
+        "ring_files": args.ring_files,
+        "makes_pads": not args.no_pads,
+    }
+    if is_integer_network(args.model):
+        from cutset.private_pictures import open_network_accelerator
+
+        accelerator = open_network_accelerator(args.model, args.listen, settings, **common)
+    else:
+        accelerator = open_accelerator(args.model, args.listen, settings, **common, progress=Progress())
     try:
         if provider is not None:
             _show_evidence(accelerator, provider, args.model, settings)

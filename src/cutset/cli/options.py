@@ -35,6 +35,7 @@ __all__ = [
     "output_folder",
     "output_path",
     "settings_from",
+    "settings_with",
     "stream_settings_from",
 ]
 
@@ -81,6 +82,11 @@ def add_settings(parser: argparse.ArgumentParser, *names: str, options: Mapping[
 def settings_from(args: argparse.Namespace) -> Settings:
     """The settings in force: these flags over environment over file over defaults. Raises `ConfigError`."""
     return load_settings(_flags(args, OPTIONS))
+
+
+def settings_with(args: argparse.Namespace, **more: Any) -> Settings:
+    """`settings_from`, with some that have flags of other names. Raises `ConfigError`."""
+    return load_settings(_flags(args, OPTIONS) | more)
 
 
 def stream_settings_from(args: argparse.Namespace) -> StreamSettings:

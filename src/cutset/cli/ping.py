@@ -68,7 +68,12 @@ def _digest(model: str, settings: Settings) -> str:
     from cutset.models.files.source import open_source
     from cutset.models.registry import resolve
     from cutset.offload.matrices import ModelDigest, each_matrix
+    from cutset.video.quantised.integer_network import is_integer_network
 
+    if is_integer_network(model):
+        from cutset.private_pictures import network_digest
+
+        return network_digest(model)
     source, digest = open_source(resolve(model, settings).directory), ModelDigest()
     for matrix in each_matrix(source):
         digest.add(matrix)

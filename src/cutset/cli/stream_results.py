@@ -79,6 +79,7 @@ class RunResults:
         self.accuracy: Accuracy | None = None
         self.outputs: DetectionOutputs | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
+        self.mode = settings.mode  # as the figures name it
         self._args, self._settings = args, settings
         self._pictures: list[dict[str, Any]] = []
 
@@ -148,7 +149,7 @@ class RunResults:
         args, summary = self._args, self.summary
         # An address of a camera may hold its password.
         names = [without_secrets(source) if "://" in source else source for source in args.source]
-        workload = f"{args.model}, {', '.join(names)}, {self._settings.mode}"
+        workload = f"{args.model}, {', '.join(names)}, {self.mode}"
         rows = []
         for metric, seconds in (("latency", summary.latencies), ("links and layers", summary.transits)):
             if seconds:

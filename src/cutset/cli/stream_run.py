@@ -25,6 +25,7 @@ from cutset.cli.stream_detections import (
     wanted_for,
 )
 from cutset.cli.stream_network import add_network, network_from
+from cutset.cli.stream_private import add_private, asks_private, run_private
 from cutset.cli.stream_results import RunResults, SourceWatch
 from cutset.config import STREAM_OPTIONS, StreamSettings
 from cutset.errors import ConfigError
@@ -60,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="a video, a picture, a folder of them, camera:0, rtsp://…, or generated:480x720; may be repeated",
     )
     add_settings(parser, options=STREAM_OPTIONS)
+    add_private(parser)
     add_detections(parser)
     add_outputs(parser)
     out = parser.add_argument_group("output")
@@ -79,6 +81,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     different(args, "json", "trace", "detections", "events", "annotate")
     args.quiet = args.quiet or args.detections == Path("/dev/stdout")
+    if asks_private(args):
+        return run_private(args, _log)
     settings = stream_settings_from(args)
     # Before torch is loaded, which reads it then: --check needs the workers' number for the same bits.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(settings.threads)

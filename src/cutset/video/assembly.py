@@ -45,7 +45,7 @@ from cutset.video.sources.letterboxed import LetterboxedSource
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Addresses", "Assembly", "Given", "assemble"]
+__all__ = ["Addresses", "Assembly", "Given", "assemble", "open_sources"]
 
 DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
@@ -157,7 +157,7 @@ def assemble(
         if rendezvous is not None:
             parts.callback(rendezvous.close)
         network = open_file(model)
-        read = _opened(sources, settings, settings.picture_size or own_size(network), parts, on_source or log)
+        read = open_sources(sources, settings, settings.picture_size or own_size(network), parts, on_source or log)
         if isinstance(network, NetworkModel):
             label, exported = "a network", network
         else:
@@ -291,14 +291,14 @@ def _links(settings: StreamSettings, names: Sequence[str]) -> Mapping[tuple[str,
     return connections([COORDINATOR, *names], parse_hops(settings.link, len(names)))
 
 
-def _opened(
+def open_sources(
     sources: Sequence[Any],
     settings: StreamSettings,
     size: tuple[int, int] | None,
     parts: contextlib.ExitStack,
     log: Callable[[str], None],
 ) -> list[Iterable[Any]]:
-    """The sources, those that are named opened."""
+    """The sources, those that are named opened until `parts` ends. Raises CutsetError."""
     letterbox = settings.fit == "letterbox"
     if letterbox and size is None:
         raise ConfigError("--fit letterbox needs the rows and columns that the network takes: --size 640x640")

@@ -55,10 +55,15 @@ class TorchStage:
         self.nodes = tuple(sorted(set(nodes)))
         self.inputs, self.outputs = graph.boundary(self.nodes)
         self.weights = {name: self._weight(name, tensors) for name in graph.weights_of(self.nodes)}
-        self._calls = [(graph.nodes[i], operator_of(graph.nodes[i])) for i in self.nodes]
+        self._calls = [(graph.nodes[i], self._call(graph.nodes[i])) for i in self.nodes]
         last = {name: i for i in self.nodes for name in graph.nodes[i].reads}
         kept = set(self.outputs)
         self._frees = [tuple(n for n in graph.nodes[i].reads if last[n] == i and n not in kept) for i in self.nodes]
+
+    def _call(self, node: Node) -> Callable[..., Any]:
+        """What computes a node."""
+        call: Callable[..., Any] = operator_of(node)
+        return call
 
     def _weight(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         if name not in tensors:

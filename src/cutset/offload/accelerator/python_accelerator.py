@@ -34,8 +34,9 @@ class PythonAccelerator(Accelerator):
         threads: int,
         quota: Quota = DEFAULT_QUOTA,
         makes_pads: bool = True,
+        costs: Sequence[int] = (),  # of a row of each matrix, in multiplications; none: that of a full one
     ) -> None:
-        costs = [outputs * depth for outputs, depth in shapes]
+        costs = costs or [outputs * depth for outputs, depth in shapes]
         rows, waiting = quota.max_rows, quota.max_waiting
         self._batcher = Batcher(
             matrices=len(shapes), window=quota.window, max_rows=rows, max_waiting=waiting, costs=costs

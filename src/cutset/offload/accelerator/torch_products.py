@@ -96,9 +96,7 @@ class TorchProducts(Products):
         _check(q, np.int16, m.depth, "q")
         if q.size and max(int(q.max()), -int(q.min())) > m.top:
             raise ValueError(f"integers for these weights must lie between {-m.top} and {m.top}")
-        rows = self._stage(q, torch.int16).to(torch.int32)
-        z = self._int8(m, rows, 2) if self._way == "int8" else self._float64(m, [rows])
-        return self._give(z.to(torch.int32), out, np.int32)
+        return self._give(self.sums(matrix, self.staged(q)).to(torch.int32), out, np.int32)
 
     def warm(self, matrix: Hashable, offset: int, nbytes: int) -> int:
         return offset  # a device has memory of its own
@@ -108,13 +106,38 @@ class TorchProducts(Products):
         _check(x, np.uint32, m.depth, "x")
         if x.size and int(x.max()) >= P:
             raise ValueError("x must hold residues, which are below 2147483647")
-        rows = self._stage(x.view(np.int32), torch.int32)
-        rows = torch.where(rows > HALF, rows - P, rows)
+        return self._give(self.remainders(matrix, self.lifted(x)), out, np.uint32)
+
+    def sums(self, matrix: Hashable, rows: Any) -> Any:
+        """The products (n, outputs), int64, of integers (n, depth) within the matrix's bounds; both on the device."""
+        m = self._matrices[matrix]
+        return self._int8(m, rows, 2) if self._way == "int8" else self._float64(m, [rows])
+
+    def remainders(self, matrix: Hashable, rows: Any) -> Any:
+        """The products mod P, int32 (n, outputs), of what `lifted` gave (n, depth); both on the device."""
+        m = self._matrices[matrix]
         if self._way == "int8":
             z = self._int8(m, rows, 4)
         else:
             z = self._float64(m, [rows] if m.depth <= MOST_FLOAT_DEPTH else [rows & 0xFFFF, rows >> 16])
-        return self._give(torch.remainder(z, P).to(torch.int32), out, np.uint32)
+        return torch.remainder(z, P).to(torch.int32)
+
+    def lifted(self, x: Residues) -> Any:
+        """Residues on the device, int32 around zero."""
+        rows = self._stage(x.view(np.int32), torch.int32)
+        return torch.where(rows > HALF, rows - P, rows)
+
+    def staged(self, q: NDArray[np.int16]) -> Any:
+        """Integers on the device, int32."""
+        return self._stage(q, torch.int16).to(torch.int32)
+
+    def top(self, matrix: Hashable) -> int:
+        """The largest activation that a matrix takes."""
+        return self._matrices[matrix].top
+
+    def give(self, z: Any, out: NDArray[Any] | None, dtype: Any) -> NDArray[Any]:
+        """An int32 tensor of the device as an array of this dtype, in `out` if it is there."""
+        return self._give(z, out, dtype)
 
     def _int8(self, m: _Matrix, rows: Any, limbs: int) -> Any:
         """int64 (n, outputs), the sums themselves for activations, congruent to them for residues."""

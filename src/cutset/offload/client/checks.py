@@ -57,7 +57,7 @@ class Check:
         """`product` (n, outputs) is x . W^T mod P, and canonical where it is of residues."""
         if product.dtype == np.uint32 and product.size and int(product.max()) >= P:
             return False
-        found = native.dots(product, self.secrets, pool)
+        found = native.dots(product.reshape(-1, self.secrets.shape[1]), self.secrets, pool)
         return bool(np.array_equal(found, self.expected(x, pool)))
 
     def blame(

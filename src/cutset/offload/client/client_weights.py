@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import OffloadError
 from cutset.kernels import native
+from cutset.kernels.convolution import ConvolutionI8
 from cutset.kernels.reference_field import Residues
 from cutset.models.files.integer import Progress, bits_of_site, sums_of_sizes
 from cutset.models.files.source import ModelSource
@@ -28,7 +29,7 @@ class ClientMatrix:
     """One matrix as its client knows it."""
 
     number: int
-    site: Site
+    site: Site | None  # None in a picture network, whose places have names alone
     name: str
     outputs: int
     depth: int
@@ -36,7 +37,8 @@ class ClientMatrix:
     scales: NDArray[np.float32]  # (outputs,)
     bounds: NDArray[np.int32]  # (outputs,) the sum of |W|
     check: Check | None  # where the mode has it
-    packed: native.LinearI8 | None  # where the client makes its own pads
+    packed: native.LinearI8 | ConvolutionI8 | None  # where the client makes its own pads
+    positions: int = 1  # rows of `scales` outputs that a row makes: of a convolution's output, of one row of a matrix
 
     def residues(self, x: Residues, pool: native.Pool | None = None, out: Residues | None = None) -> Residues:
         """x . W^T mod P, for pads that are made here."""

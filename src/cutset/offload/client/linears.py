@@ -28,7 +28,7 @@ from cutset.offload.client.session import Session, multiply
 from cutset.offload.messages import Company, Product
 from cutset.offload.modes import Mode
 
-__all__ = ["OffloadLinears", "bucket"]
+__all__ = ["AskedProduct", "OffloadLinears", "bucket"]
 
 Floats = NDArray[np.float32]
 ALONE = 64  # calls without company after which a client takes itself to be alone
@@ -46,8 +46,9 @@ def bucket(rows: int) -> int:
 
 
 @dataclass(slots=True)
-class _Asked:
-    """A call that was sent: its integers q (n, depth), their scales (n,), and its pad if it has one."""
+class AskedProduct:
+    """A call that was sent: its integers q (n, depth), their scales (n,), and its pad if it has one. Of a convolution
+    there is a scale for each position that a row makes."""
 
     matrix: ClientMatrix
     q: NDArray[np.int16]
@@ -174,15 +175,18 @@ class OffloadLinears:
             pad = self.pads.take(matrix.number, missing, self._pool) if missing else Pad([])
             pad = pad.behind(lent)
             times.lap("mask")
-        asked = _Asked(matrix, q, scales, pad)
-        self.session.send(multiply(matrix.number), self._layout(asked), self._filler(asked), due=asked.due)
-        times.lap("send")
+        self._ask(AskedProduct(matrix, q, scales, pad), out)
+
+    def _ask(self, asked: AskedProduct, out: Floats) -> None:
+        """Sends a call and takes its answer."""
+        self.session.send(multiply(asked.matrix.number), self._layout(asked), self._filler(asked), due=asked.due)
+        self.times.lap("send")
         self._receive(asked, out)
 
-    def _layout(self, asked: _Asked) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+    def _layout(self, asked: AskedProduct) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
         return [(INTEGERS if asked.pad is None else RESIDUES, asked.q.shape)]
 
-    def _filler(self, asked: _Asked) -> Callable[[list[NDArray[Any]]], None]:
+    def _filler(self, asked: AskedProduct) -> Callable[[list[NDArray[Any]]], None]:
         """Writes what is sent; the same bytes each time."""
 
         def fill(arrays: list[NDArray[Any]]) -> None:
@@ -204,7 +208,7 @@ class OffloadLinears:
         q, scales = sent.q, sent.scales
         if q is None:  # the integers are in the ring alone, where others may write; the same rows give the same again
             q, scales = native.quantize_rows(rows, matrix.bits, self._pool)
-        asked = _Asked(matrix, q, scales, self.ring_calls.pad(sent), sent.expected)
+        asked = AskedProduct(matrix, q, scales, self.ring_calls.pad(sent), sent.expected)
         if (reply := sent.reply) is not None:
             raise self._lied(asked, reply, *sent.fault)
         record = sent.record if stop == Stop.ODD else None
@@ -213,7 +217,7 @@ class OffloadLinears:
         self.times.lap("send")
         self._receive(asked, out)
 
-    def _receive(self, asked: _Asked, out: Floats) -> None:
+    def _receive(self, asked: AskedProduct, out: Floats) -> None:
         """Takes the answer of a call. `out` may have fewer rows than were sent, and even none."""
         times, pool, matrix, pad = self.times, self._pool, asked.matrix, asked.pad
         check, expected = matrix.check, asked.expected
@@ -227,9 +231,13 @@ class OffloadLinears:
             self._others(message.shared != Company.ALONE)
             times.move("wait", "accelerator", max(0.0, min(waited, message.seconds)))
         whole = np.empty((asked.rows, matrix.outputs), dtype=np.float32) if self.pad_rows else out
-        masks: list[tuple[slice, NDArray[np.uint32] | None]] = [(slice(0, asked.rows), None)]
+        n, width = matrix.positions, len(matrix.scales)
+        reply = reply.reshape(-1, width)  # by position, where a row makes several
+        masks: list[tuple[slice, NDArray[np.uint32] | None]] = [(slice(0, n * asked.rows), None)]
         if pad is not None:
-            masks = [(part, piece.product) for part, piece in pad.slices()]
+            masks = [
+                (slice(n * part.start, n * part.stop), piece.product.reshape(-1, width)) for part, piece in pad.slices()
+            ]
         for part, mask in masks:
             code, row, column = native.settle(
                 reply[part],
@@ -244,7 +252,7 @@ class OffloadLinears:
                 pool=pool,
             )
             if code:
-                raise self._lied(asked, np.array(reply), code, row + part.start, column)
+                raise self._lied(asked, np.array(reply).reshape(asked.rows, -1), code, row + part.start, column)
         self.checks_passed += self.mode.verified
         if pad is not None:
             pad.drop()
@@ -277,7 +285,9 @@ class OffloadLinears:
             )
         return arrays[0]
 
-    def _lied(self, asked: _Asked, reply: NDArray[np.integer], code: int, row: int, column: int) -> IntegrityError:
+    def _lied(
+        self, asked: AskedProduct, reply: NDArray[np.integer], code: int, row: int, column: int
+    ) -> IntegrityError:
         """Says who gave a wrong product, and ends the session."""
         self.checks_failed += 1
         matrix, pad = asked.matrix, asked.pad

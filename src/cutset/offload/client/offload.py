@@ -35,7 +35,16 @@ from cutset.offload.modes import DEFAULT_MODE, Mode, mode_named
 QUEUE = 2  # frames that wait here: a call at a time is asked for
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-__all__ = ["Offload", "check_settings", "dial", "open_offload"]
+__all__ = [
+    "Offload",
+    "Parties",
+    "caution",
+    "check_settings",
+    "connected",
+    "dial",
+    "makes_own_pads",
+    "open_offload",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +157,63 @@ def open_offload(
             f"mode plain: whoever runs {settings.offload} reads every prompt and answer, and can change both",
             stacklevel=2,
         )
+    weights = load_weights(source, mode, pool, pack=makes_own_pads(settings, mode), progress=progress)
+    parties = connected(weights, settings, mode, verify=verify)
+    try:
+        linears = OffloadLinears(
+            parties.session, weights, mode, pool, parties.pads, pad_rows=settings.pad_rows and mode.masked
+        )
+        paced = PacedDecoder if settings.pad_steps else NativeDecoder
+        decoder = paced(source.spec, source.tensors, pool, linears)
+        linears.use_rings(decoder.core)
+        source.forget()
+        if isinstance(decoder, PacedDecoder):
+            drafts = settings.speculate_tokens if settings.speculate != "off" else 0
+            decoder.pace(settings.pad_steps / 1000, 1 + drafts, settings.block_size)
+    except BaseException:
+        parties.close()
+        raise
+    choice = BackendChoice("native", "exact", "cpu", settings.thread_count)
+    return Offload(decoder, choice, mode, linears, parties.pad_session, caution(mode, parties.session))
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Who multiplies, and where pads come from."""
+
+    session: Session
+    pad_session: Session | None
+    pads: PadPool | None
+
+    def close(self) -> None:
+        """Ends the sessions and the making of pads."""
+        self.session.close()
+        if self.pads is not None:
+            self.pads.close()
+        if self.pad_session is not None:
+            self.pad_session.close()
+
+
+def makes_own_pads(settings: Settings, mode: Mode) -> bool:
+    """Whether pads are made here, or in place of a server that fails to. Raises OffloadError where the two who must be
+    apart aren't."""
     if settings.pads_from:
         _check_apart(settings)
-    pack = mode.masked  # pads are made here, or in place of a server that fails to
-    pack = pack and (not settings.pads_from or settings.pads_policy == "inline")
-    weights = load_weights(source, mode, pool, pack=pack, progress=progress)
+    return mode.masked and (not settings.pads_from or settings.pads_policy == "inline")
+
+
+def connected(
+    weights: ClientWeights,
+    settings: Settings,
+    mode: Mode,
+    block_rows: int = BLOCK_ROWS,
+    verify: Callable[[bytes, Binding], bool] | None = None,
+) -> Parties:
+    """Greets the accelerator, and a pad server where there is one, and begins to make pads, in blocks of `block_rows`.
+    `verify` as in `open_offload`.
+
+    Raises LinkError where nobody answers, OffloadError for another model.
+    """
     patience = Patience(total=float(settings.offload_timeout), resend=max(1.0, settings.offload_timeout / 3))
     ring, most = _ring(weights), _most_bytes(weights, 1)
     anybody = mode.masked and mode.verified  # what is sent reveals nothing, and wrong products are found
@@ -166,7 +227,7 @@ def open_offload(
     pad_session: Session | None = None
     try:
         if settings.pads_from:
-            blocks = _most_bytes(weights, BLOCK_ROWS)
+            blocks = _most_bytes(weights, block_rows)
             pad_session = Session(
                 lambda: dial(settings, settings.pads_from, settings.pads_key, frame=blocks + FRONT),
                 patience,
@@ -175,22 +236,13 @@ def open_offload(
             )
             if not pad_session.capabilities.makes_pads:
                 raise OffloadError(f"{settings.pads_from} makes no pads: start it without --no-pads")
-        pads = _pad_pool(weights, settings, pad_session) if mode.masked else None
-        linears = OffloadLinears(session, weights, mode, pool, pads, pad_rows=settings.pad_rows and mode.masked)
-        paced = PacedDecoder if settings.pad_steps else NativeDecoder
-        decoder = paced(source.spec, source.tensors, pool, linears)
-        linears.use_rings(decoder.core)
-        source.forget()
-        if isinstance(decoder, PacedDecoder):
-            drafts = settings.speculate_tokens if settings.speculate != "off" else 0
-            decoder.pace(settings.pad_steps / 1000, 1 + drafts, settings.block_size)
+        pads = _pad_pool(weights, settings, pad_session, block_rows) if mode.masked else None
     except BaseException:
         session.close()
         if pad_session is not None:
             pad_session.close()
         raise
-    choice = BackendChoice("native", "exact", "cpu", settings.thread_count)
-    return Offload(decoder, choice, mode, linears, pad_session, _caution(mode, session))
+    return Parties(session, pad_session, pads)
 
 
 def _asking(settings: Settings, verify: Callable[[bytes, Binding], bool] | None) -> Handshake:
@@ -201,7 +253,7 @@ def _asking(settings: Settings, verify: Callable[[bytes, Binding], bool] | None)
     return replace(HANDSHAKE.with_keys(keys), verify=verify)
 
 
-def _caution(mode: Mode, session: Session) -> str:
+def caution(mode: Mode, session: Session) -> str:
     """Masks hide what is sent, and nothing from a process that may look into this one."""
     own = os.geteuid()
     if not mode.masked or session.user not in (own, 0):
@@ -213,7 +265,7 @@ def _caution(mode: Mode, session: Session) -> str:
     )
 
 
-def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None) -> PadPool:
+def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session | None, block_rows: int) -> PadPool:
     policies: dict[str, Empty] = {"wait": "wait", "inline": "inline", "fail": "fail"}
     empty: Empty = "inline" if pad_session is None else "wait"
     if settings.pads_policy != "auto":
@@ -225,10 +277,11 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
             raise OffloadError("there is no pad server")
         found: list[Residues] = []
         while len(found) < len(requests):
-            some, nbytes = list[tuple[int, bytes, int]](), 0
+            some, nbytes, rows = list[tuple[int, bytes, int]](), 0, 0
             for request in requests[len(found) : len(found) + MOST_PADS]:
                 nbytes += 4 * request[2] * matrices[request[0]].outputs
-                if some and nbytes > pad_session.most_bytes:
+                rows += request[2]
+                if some and (nbytes > pad_session.most_bytes or rows > pad_session.capabilities.max_rows):
                     break
                 some.append(request)
             found += pad_session.pads(some, [matrices[number].outputs for number, _, _ in some])
@@ -240,6 +293,7 @@ def _pad_pool(weights: ClientWeights, settings: Settings, pad_session: Session |
         multiply=None if pad_session is None else multiply,
         empty=empty,
         memory=settings.pads_mib << 20,
+        block_rows=block_rows,
         most_rows=0 if settings.pads == "inline" and pad_session is None else None,
         timeout=float(settings.offload_timeout),
     )
