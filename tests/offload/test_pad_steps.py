@@ -12,6 +12,7 @@ from cutset import LLM, SamplingParams
 from cutset.cli import main
 from cutset.config import load_settings
 from cutset.errors import ConfigError, OffloadError
+from cutset.offload.client import step_pacer
 from cutset.offload.client.paced_decoder import PacedDecoder
 from cutset.offload.client.step_pacer import StepPacer
 from offload.serving import Loaded, client, serving
@@ -24,6 +25,7 @@ Call = tuple[int, tuple[int, ...], str]
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
+    monkeypatch.setattr(step_pacer, "MOST_AFTER", 0.3)
 
 
 def calls(accelerator: Any) -> list[Call]:
@@ -74,7 +76,7 @@ def test_an_accelerator_sees_steps_before_and_after(
 
 
 def test_with_drafts_every_step_has_as_many_rows(loaded: Loaded) -> None:
-    options: dict[str, Any] = {"speculate": "ngram", "speculate_tokens": 3, "pad_steps": 20, "pad_rows": True}
+    options: dict[str, Any] = {"speculate": "ngram", "speculate_tokens": 3, "pad_steps": 10, "pad_rows": True}
     params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
     with LLM("story", threads=1, mode="local") as llm:
         expected = llm.generate(PROMPT * 3, params)[0].token_ids
