@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.adapters import write_adapter
@@ -120,6 +121,8 @@ def test_what_has_no_receipt(tmp_path: Path) -> None:
         issuer = ReceiptIssuer(llm, Signer(KEY))
         with pytest.raises(RequestError, match="a receipt can't have"):
             issuer.begin([llm.encode("Once")], SamplingParams(bad_words=["\ud800"]))
+        with pytest.raises(RequestError, match="room for 1048576 tokens"):
+            issuer.begin([np.zeros(1 << 19, np.int32)] * 3, SamplingParams())
         with pytest.raises(RequestError, match="no adapter"):
             issuer.begin([llm.encode("Once")], SamplingParams(), "none")
         receipt = issuer.begin([llm.encode("Once")], SamplingParams(max_tokens=4))
