@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from benchmarks.adapters import write_adapter
@@ -16,7 +17,7 @@ from cutset import LLM, SamplingParams
 from cutset.config import load_settings
 from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.random import RandomModel
-from cutset.receipts.issuer import ReceiptIssuer
+from cutset.receipts.issuer import DETAILS, ReceiptIssuer
 from cutset.receipts.replay import ReplayResult, replay, replay_settings
 from cutset.trust.receipt import Receipt
 from cutset.trust.signing_key import Signer, SigningKey
@@ -107,11 +108,21 @@ def test_other_weights_are_another_model(tmp_path: Path) -> None:
     assert again(receipt, tmp_path / "1").same is None
 
 
+def test_no_parameter_with_a_text_is_in_the_clear() -> None:
+    """Each is salted, or a number; a new one that is neither would make receipts that don't verify."""
+    hints = {name: str(SamplingParams.__annotations__[name]) for name in SamplingParams.names()}
+    plain = {name for name, hint in hints.items() if set(hint.split(" | ")) <= {"int", "float", "bool", "None"}}
+    assert len(plain) > 12
+    assert hints.keys() - plain == set(DETAILS)
+
+
 def test_what_has_no_receipt(tmp_path: Path) -> None:
     with LLM("story", threads=1) as llm:
         issuer = ReceiptIssuer(llm, Signer(KEY))
         with pytest.raises(RequestError, match="a receipt can't have"):
             issuer.begin([llm.encode("Once")], SamplingParams(bad_words=["\ud800"]))
+        with pytest.raises(RequestError, match="room for 1048576 tokens"):
+            issuer.begin([np.zeros(1 << 19, np.int32)] * 3, SamplingParams())
         with pytest.raises(RequestError, match="no adapter"):
             issuer.begin([llm.encode("Once")], SamplingParams(), "none")
         receipt = issuer.begin([llm.encode("Once")], SamplingParams(max_tokens=4))

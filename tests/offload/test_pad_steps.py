@@ -11,7 +11,8 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.cli import main
 from cutset.config import load_settings
-from cutset.errors import ConfigError, OffloadError
+from cutset.errors import ConfigError, LinkError, OffloadError
+from cutset.offload.client import step_pacer
 from cutset.offload.client.paced_decoder import PacedDecoder
 from cutset.offload.client.step_pacer import StepPacer
 from offload.serving import Loaded, client, serving
@@ -24,6 +25,7 @@ Call = tuple[int, tuple[int, ...], str]
 @pytest.fixture(autouse=True)
 def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTSET_SHM_DIR", str(tmp_path))
+    monkeypatch.setattr(step_pacer, "MOST_AFTER", 0.3)
 
 
 def calls(accelerator: Any) -> list[Call]:
@@ -74,7 +76,7 @@ def test_an_accelerator_sees_steps_before_and_after(
 
 
 def test_with_drafts_every_step_has_as_many_rows(loaded: Loaded) -> None:
-    options: dict[str, Any] = {"speculate": "ngram", "speculate_tokens": 3, "pad_steps": 20, "pad_rows": True}
+    options: dict[str, Any] = {"speculate": "ngram", "speculate_tokens": 3, "pad_steps": 10, "pad_rows": True}
     params = SamplingParams(max_tokens=20, temperature=0, ignore_eos=True)
     with LLM("story", threads=1, mode="local") as llm:
         expected = llm.generate(PROMPT * 3, params)[0].token_ids
@@ -83,6 +85,29 @@ def test_with_drafts_every_step_has_as_many_rows(loaded: Loaded) -> None:
             assert llm.generate(PROMPT * 3, params)[0].token_ids == expected
         rows = [shape[0] for matrix, shape, _ in calls(accelerator) if matrix == 0]
         assert rows.count(4) >= len(rows) - 1 - 3  # but the prompt's, and the last ones before max_tokens
+
+
+def test_a_rhythm_that_fails_goes_on_or_ends_with_an_error() -> None:
+    """Never without it."""
+    tried: list[int] = []
+
+    def idle() -> bool:
+        tried.append(1)
+        if len(tried) < 4:
+            raise LinkError("nobody answers")
+        if len(tried) > 6:
+            raise ValueError("a bug")
+        return True
+
+    pacer = StepPacer(0.004, idle)
+    deadline = time.monotonic() + 10
+    while len(tried) < 7 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    pacer._thread.join(5)
+    assert len(tried) == 7
+    with pytest.raises(OffloadError, match="can't be kept any more"):
+        pacer.await_tick()
+    pacer.close()
 
 
 def test_what_a_step_in_place_is_made_of(loaded: Loaded) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
     from cutset.receipts.issuer import ReceiptIssuer
-    from cutset.trust.signing_key import Signer
+    from cutset.trust.signing_key import EvidenceOf, Signer
 
     Issuers = Callable[[LLM | AsyncLLM], ReceiptIssuer]
 
@@ -33,11 +33,11 @@ def add_receipt_key(parser: argparse._ActionsContainer, more: str = "") -> None:
     parser.add_argument("--receipt-key", type=Path, metavar="FILE", help=KEY + more)
 
 
-def signer_from(path: Path | None) -> Signer:
-    """Who signs: the key in this file, or the user's own. Raises ConfigError."""
+def signer_from(path: Path | None, evidence_of: EvidenceOf | None = None) -> Signer:
+    """Who signs: the key in this file, or the user's own, with evidence for it. Raises ConfigError."""
     from cutset.trust.signing_key import Signer, SigningKey, own_signing_key
 
-    return Signer.of(own_signing_key()[0] if path is None else SigningKey.load(path))
+    return Signer.of(own_signing_key()[0] if path is None else SigningKey.load(path), evidence_of)
 
 
 def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
@@ -47,13 +47,16 @@ def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
     return None if wanted is None else signer_from(path)
 
 
-def issuers_from(path: Path | None, say: Callable[[str], None] = log) -> Issuers | None:
-    """What makes receipts of any model's answers with this key; None without. Raises ConfigError."""
+def issuers_from(
+    path: Path | None, say: Callable[[str], None] = log, evidence_of: EvidenceOf | None = None
+) -> Issuers | None:
+    """What makes receipts of any model's answers with this key, and evidence for it; None without a key. Raises
+    ConfigError."""
     if path is None:
         return None
     from cutset.receipts.issuer import ReceiptIssuer
 
-    signer = signer_from(path)
+    signer = signer_from(path, evidence_of)
     say(f"receipts are signed by {signer.key.public.hex()}")
     return lambda llm: ReceiptIssuer(llm, signer)
 

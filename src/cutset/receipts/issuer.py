@@ -33,6 +33,7 @@ __all__ = ["DETAILS", "OpenReceipt", "ReceiptIssuer", "model_digests", "run_fact
 
 # Parameters with texts or ids of whoever asks: they are salted, like the tokens.
 DETAILS = ("stop", "stop_token_ids", "structured_outputs", "logit_bias", "allowed_token_ids", "bad_words")
+MOST_TOKENS = 1 << 20  # of prompts: a receipt has a size that is read
 CODE = ("engine", "kernels", "models")  # the packages whose code the tokens come from
 
 
@@ -86,6 +87,10 @@ class OpenReceipt:
         self.params = replace(params, seed=seed)
         self._issuer = issuer
         self._prompts = [ids.tolist() for ids in prompts]
+        if (tokens := sum(map(len, self._prompts))) > MOST_TOKENS:
+            raise RequestError(
+                f"a receipt has room for {MOST_TOKENS} tokens of prompts, not {tokens}: ask for less at once"
+            )
         loaded = issuer.llm.adapter(adapter)
         self._adapter = None if loaded is None else loaded.digest
         self._tokens: dict[tuple[int, int], list[int]] = {}

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, OffloadError
 
 __all__ = ["StepPacer"]
 
@@ -28,6 +28,7 @@ class StepPacer:
         self._idle = idle
         self._start = time.monotonic()
         self._lock = threading.Lock()
+        self._failure: Exception | None = None  # there is no rhythm any more
         self._given = 0  # the last tick that was given away
         self._closing = threading.Event()
         self._closed = False
@@ -41,7 +42,10 @@ class StepPacer:
         return int((time.monotonic() - self._start) / self.period)
 
     def await_tick(self) -> None:
-        """Waits for the next tick that nobody has, on which a step begins."""
+        """Waits for the next tick that nobody has, on which a step begins. Raises OffloadError where there is no rhythm
+        any more."""
+        if self._failure is not None:
+            raise OffloadError("--pad-steps can't be kept any more; the log says why") from self._failure
         with self._lock:
             self._given = tick = max(self._given, self.ticks) + 1
         self._sleep(tick)
@@ -68,7 +72,7 @@ class StepPacer:
         time.sleep(max(0.0, self._start + tick * self.period - time.monotonic()))
 
     def _run(self) -> None:
-        tick = 0
+        tick, failing = 0, False
         while True:
             tick = max(tick, self.ticks) + 1
             if self._closing.wait(max(0.0, self._start + tick * self.period - time.monotonic())):
@@ -80,9 +84,12 @@ class StepPacer:
                 continue
             try:
                 self._idle()
-            except CutsetError as error:  # the session is over, or nobody answers: the next real step says so
-                log.warning("steps in their place have ended: %s", error)
-                return
-            except Exception:
-                log.exception("steps in their place have ended")
+                failing = False
+            except CutsetError as error:  # nobody answers, or the session is over: a new one may come
+                if not failing:
+                    log.warning("steps in place of real ones fail: %s", error)
+                failing = True
+            except Exception as error:
+                log.exception("the rhythm of steps has ended")
+                self._failure = error
                 return

@@ -14,7 +14,7 @@ import pytest
 from cutset.trust import verify_receipt
 from cutset.trust.receipt import Receipt
 from cutset.trust.signing_key import Signer, SigningKey
-from tests.trust.conftest import OFFLOAD, Make
+from tests.receipts.conftest import OFFLOAD, Make
 
 # Refuses whatever belongs to Cutset or to what it needs besides, and says in the end what was loaded.
 ALONE = """

@@ -16,7 +16,7 @@ from cutset.trust.canonical import encode
 from cutset.trust.receipt import Receipt, parse_part
 from cutset.trust.signing_key import ReceiptEvidence, Signer, SigningKey, own_signing_key
 from cutset.trust.verify_receipt import DOMAIN, InvalidReceipt, decode, verify
-from tests.trust.conftest import OFFLOAD, PADS, RUN, Make
+from tests.receipts.conftest import OFFLOAD, PADS, RUN, Make
 
 
 def refused(data: bytes, key: bytes | None) -> bool:
