@@ -84,7 +84,8 @@ class LoadedModel:
         self.name, self.directory = found.name, found.directory
         check_stages(self.settings)
         mode = None
-        if self.settings.offload or self.settings.mode or self.settings.pads_from or self.settings.pad_rows:
+        asked = self.settings
+        if asked.offload or asked.mode or asked.pads_from or asked.pad_rows or asked.offload_policy is not None:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
