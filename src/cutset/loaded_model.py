@@ -84,7 +84,8 @@ class LoadedModel:
         found = self._find(model, settings, progress)
         mode = None
         asked = self.settings
-        if asked.offload or asked.mode or asked.pads_from or asked.pad_rows or asked.pad_steps:
+        padded = asked.pads_from or asked.pad_rows or asked.pad_steps
+        if asked.offload or asked.mode or padded or asked.offload_policy is not None:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)

@@ -122,6 +122,8 @@ def test_evidence_that_is_too_large_is_said_at_the_start(enclave: Enclave) -> No
         (["accelerator", "story", "--listen", "shm://x", "--evidence", "simulator"], "tcp://"),
         (["accelerator", "story", "--listen", "shm://x", "--evidence-root", "/x"], "--evidence"),
         (["generate", "story", "--prompt", "x", "--offload", "shm://x", "--offload-policy", "p"], "tcp"),
+        (["generate", "story", "--prompt", "x", "--offload-policy", "p"], "--offload ADDRESS"),
+        (["generate", "story", "--prompt", "x", "--mode", "local", "--offload-policy", "p"], "tcp"),
     ],
 )
 def test_flags_that_promise_nothing(words: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -201,13 +201,17 @@ def run(args: argparse.Namespace) -> int:
         llm = open_served(args, model, settings, adapters, template, reached.say)
         try:
             with traced(args.trace, llm, "serve"):
-                evidence = provider and prover_of(
-                    provider,
-                    {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()},
-                    mode_of(llm),
-                    {} if template is None else {llm.name: template},
-                    settings.thread_count,
-                    reached.say,
+                evidence = (
+                    None
+                    if provider is None
+                    else prover_of(
+                        provider,
+                        {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()},
+                        mode_of(llm),
+                        {} if template is None else {llm.name: template},
+                        settings.thread_count,
+                        reached.say,
+                    )
                 )
                 return _serve(args, llm, limits, reached, listening, evidence, audit)
         finally:
@@ -319,7 +323,9 @@ def _serve_pool(
         pool.preload(found[0])
         own_logs = args.log_format == "text"
         paths = {one.facts.name: one.facts.directory for one in found}
-        evidence = provider and prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
+        evidence = None
+        if provider is not None:
+            evidence = prover_of(provider, paths, "none", {}, settings.thread_count, reached.say)
         app = build_pool_app(pool, made, reached.auth, reached.front, reached.sinks, batches_from(args), evidence)
         server = Server(app, pool, reached.say, _proxies(args), tls=reached.tls, watch=reached.watch, own_logs=own_logs)
         how = f"within {memory / (1 << 20):,.0f} MiB"

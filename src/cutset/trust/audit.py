@@ -41,6 +41,8 @@ class AuditLog:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **shown}
         data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
         with self._lock:
+            if self._file < 0:
+                raise ConfigError(f"the audit log {self.path} can't be written: it was closed")
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX)
                 try:

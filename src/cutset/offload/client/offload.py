@@ -105,6 +105,8 @@ def check_settings(settings: Settings) -> Mode | None:
     if not (settings.offload or settings.mode):
         if settings.pads_from or settings.pad_rows or settings.pad_steps:
             raise ConfigError("pads_from, pad_rows and pad_steps belong to an offload: give --offload ADDRESS too")
+        if settings.offload_policy is not None:
+            raise ConfigError("--offload-policy is for the accelerator of an offload: give --offload ADDRESS too")
         return None
     mode = mode_named(settings.mode or DEFAULT_MODE)
     if mode.remote and not settings.offload:
