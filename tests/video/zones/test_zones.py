@@ -164,6 +164,18 @@ def test_pixels_and_shares(tmp_path: Path) -> None:
     assert [zone.in_pixels(SIZE)[1].tolist() for zone in read_zones(file, [])] == [[30, 0], [1, 0]]
 
 
+def test_a_zone_for_a_class_that_is_never_found(tmp_path: Path) -> None:
+    file = tmp_path / "z.yaml"
+    file.write_text("a: {polygon: [[0, 0], [1, 0], [0, 1]], labels: [car, persn]}")
+    assert read_zones(file, [])[0].labels == ("car", "persn")
+    with pytest.raises(ConfigError, match="no class 'persn'; did you mean 'person'"):
+        read_zones(file, [], NAMES)
+    with pytest.raises(ConfigError, match="no class 'car'"):
+        read_zones(file, [], ["person"])  # as --only leaves them
+    file.write_text("a: {polygon: [[0, 0], [1, 0], [0, 1]], labels: [car, class 7]}")
+    assert read_zones(file, [], NAMES)[0].labels == ("car", "class 7")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

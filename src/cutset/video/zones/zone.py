@@ -22,6 +22,7 @@ MOST_ZONES, MOST_CORNERS = 200, 200
 FARTHEST = 1e6  # pixels
 ON = 1e-6  # pixels: as near to a side is on it
 NAME = re.compile(r"[^\s\x00-\x1f\x7f/+#][^\x00-\x1f\x7f/+#]{0,63}")
+UNNAMED = re.compile("class [0-9]{1,9}")
 KEYS = ("polygon", "camera", "cameras", "labels", "stays", "inertia", "units")
 FORM = "zones: {door: {polygon: [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]}}"
 
@@ -68,8 +69,9 @@ class Zone:
         return bool(np.count_nonzero(crosses & (x < at)) % 2)
 
 
-def read_zones(path: Path, cameras: Sequence[str]) -> list[Zone]:
-    """The zones of a file, .toml or else YAML (or JSON, which is YAML). Raises ConfigError."""
+def read_zones(path: Path, cameras: Sequence[str], classes: Sequence[str] = ()) -> list[Zone]:
+    """The zones of a file, .toml or else YAML (or JSON, which is YAML). `classes`: those that a network knows, if that
+    is known; a zone for others would have no event. Raises ConfigError."""
     text = read_bounded(path)
     document = parse_toml(text, str(path)) if path.suffix == ".toml" else parse_yaml(text, str(path), decimals=True)
     if isinstance(document, dict) and set(document) == {"zones"}:
@@ -88,10 +90,10 @@ def read_zones(path: Path, cameras: Sequence[str]) -> list[Zone]:
         named = []
     if not named or len(named) > MOST_ZONES:
         raise ConfigError(f"{path} has {len(named) or 'no'} zones; write 1 to {MOST_ZONES}, as {FORM}")
-    return [_zone(f"{path}: zone {str(name)[:64]!r}", name, value, cameras) for name, value in named]
+    return [_zone(f"{path}: zone {str(name)[:64]!r}", name, value, cameras, classes) for name, value in named]
 
 
-def _zone(where: str, name: Any, value: Any, cameras: Sequence[str]) -> Zone:
+def _zone(where: str, name: Any, value: Any, cameras: Sequence[str], classes: Sequence[str]) -> Zone:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{where}: a name is a text of up to 64 characters without '/', '+' and '#'")
     if not isinstance(value, dict):
@@ -111,12 +113,16 @@ def _zone(where: str, name: Any, value: Any, cameras: Sequence[str]) -> Zone:
     for one in watched:
         if one not in cameras:
             raise ConfigError(f"{where}: there is no camera {one[:60]!r}{did_you_mean(one[:60], cameras)}")
+    labels = _texts(where, value, "labels")
+    for one in labels:
+        if classes and one not in classes and not UNNAMED.fullmatch(one):
+            raise ConfigError(f"{where}: there is no class {one[:60]!r}{did_you_mean(one[:60], classes)}")
     return Zone(
         name,
         corners,
         relative,
         watched,
-        _texts(where, value, "labels"),
+        labels,
         _number(where, value, "stays", 0.0, 1e7),
         int(_number(where, value, "inertia", 1, 1000, whole=True) or 1),
     )
