@@ -20,7 +20,6 @@ __all__ = ["Zone", "read_zones"]
 
 MOST_ZONES, MOST_CORNERS = 200, 200
 FARTHEST = 1e6  # pixels
-ON = 1e-6  # pixels: as near to a side is on it
 NAME = re.compile(r"[^\s\x00-\x1f\x7f/+#][^\x00-\x1f\x7f/+#]{0,63}")
 UNNAMED = re.compile("class [0-9]{1,9}")
 KEYS = ("polygon", "camera", "cameras", "labels", "stays", "inertia", "units")
@@ -52,17 +51,11 @@ class Zone:
         return not self.cameras or camera in self.cameras
 
     def holds(self, point: tuple[float, float], size: tuple[int, int]) -> bool:
-        """Whether a point, in pixels, is inside, by the even-odd rule, or on the border: who is cut off by the lower
-        edge of the picture has a foot on it, where a zone may end, too."""
-        x, y = point
+        """Whether a point, in pixels, is inside: by the even-odd rule, so that of two zones that share a border one has
+        it. Whoever is cut off by the picture's lower edge stands on it, and counts as within the picture."""
+        x, y = (min(at, math.nextafter(side, 0.0)) for at, side in zip(point, (size[1], size[0]), strict=True))
         ends = self.in_pixels(size)
         starts = np.roll(ends, 1, axis=0)
-        sides, away = ends - starts, np.array(point) - starts
-        lengths = np.hypot(sides[:, 0], sides[:, 1])
-        beside = np.abs(sides[:, 0] * away[:, 1] - sides[:, 1] * away[:, 0]) <= ON * lengths
-        along = (sides * away).sum(axis=1)
-        if (beside & (along >= 0) & (along <= lengths**2) & (lengths > 0)).any():
-            return True
         crosses = (starts[:, 1] > y) != (ends[:, 1] > y)
         rise = np.where(crosses, ends[:, 1] - starts[:, 1], 1.0)
         at = starts[:, 0] + (y - starts[:, 1]) / rise * (ends[:, 0] - starts[:, 0])
