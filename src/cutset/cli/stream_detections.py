@@ -182,7 +182,7 @@ class DetectionOutputs:
                 raise ConfigError(f"--{'events' if args.events else 'mqtt'} needs zones: --zones FILE")
             if args.mqtt_ca and not args.mqtt:
                 raise ConfigError("--mqtt-ca is for --mqtt")
-            zones = read_zones(args.zones, cameras) if args.zones else []
+            zones = read_zones(args.zones, cameras, decoder.classes) if args.zones else []
             self._watches = [ZoneWatch(camera, zones) for camera in cameras] if args.zones else []
             self._lines = parts.enter_context(LineFile(args.detections)) if args.detections else None
             self._event_lines = parts.enter_context(LineFile(args.events)) if args.events else None

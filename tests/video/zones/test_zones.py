@@ -121,8 +121,8 @@ def test_what_is_inside_a_polygon_is_what_a_winding_angle_says(seed: int) -> Non
         assert zone.holds((float(point[0]), float(point[1])), SIZE) == (abs(steps.sum()) > 1)
 
 
-@pytest.mark.parametrize("foot", [(100, 100), (0, 70), (200, 70), (100, 40), (30, 40), (170, 100)])
-def test_who_stands_on_the_border_is_inside(foot: tuple[float, float]) -> None:
+@pytest.mark.parametrize("foot", [(100, 100), (0, 70), (200, 70), (200, 100), (30, 40), (170, 100)])
+def test_who_stands_on_the_edge_of_the_picture_is_inside(foot: tuple[float, float]) -> None:
     """A picture of 200 x 100: who comes near is cut off by its lower edge, where the zone ends, too."""
     shares = Zone("z", np.array([[0, 0.4], [1, 0.4], [1, 1], [0, 1]]), True)
     pixels = Zone("z", np.array([[0, 40], [200, 40], [200, 100], [0, 100]]), False)
@@ -134,10 +134,12 @@ def test_who_stands_on_the_border_is_inside(foot: tuple[float, float]) -> None:
         assert [e["event"] for e in watch.update(seen((x, y, 0)), SIZE, 0)] == ["enters"]
 
 
-def test_a_slanted_border_and_a_repeated_corner() -> None:
-    zone = Zone("z", np.array([[10, 10], [10, 10], [70, 40], [10, 90]]), False)
-    assert all(zone.holds(point, SIZE) for point in ((40, 25), (50, 30), (10, 10), (70, 40), (10, 50)))
-    assert not any(zone.holds(point, SIZE) for point in ((40, 24.9), (8, 9), (72, 41), (9.99, 50), (130, 70)))
+def test_a_border_belongs_to_one_of_two_zones() -> None:
+    corners = [[0, 0], [40, 0], [40, 100], [0, 100]], [[40, 0], [200, 0], [200, 100], [40, 100]]
+    left, right = (Zone("z", np.array(points), False) for points in corners)
+    for y in (0, 40, 99.9, 100):
+        for x in (0, 39.9, 40, 40.1, 200):
+            assert left.holds((x, y), SIZE) + right.holds((x, y), SIZE) == 1, (x, y)
 
 
 FILES = {
@@ -162,6 +164,18 @@ def test_pixels_and_shares(tmp_path: Path) -> None:
         "a:\n  polygon: [[0, 0], [30, 0], [30, 20]]\nb:\n  polygon: [[0, 0], [1, 0], [1, 1]]\n  units: pixels\n"
     )
     assert [zone.in_pixels(SIZE)[1].tolist() for zone in read_zones(file, [])] == [[30, 0], [1, 0]]
+
+
+def test_a_zone_for_a_class_that_is_never_found(tmp_path: Path) -> None:
+    file = tmp_path / "z.yaml"
+    file.write_text("a: {polygon: [[0, 0], [1, 0], [0, 1]], labels: [car, persn]}")
+    assert read_zones(file, [])[0].labels == ("car", "persn")
+    with pytest.raises(ConfigError, match="no class 'persn'; did you mean 'person'"):
+        read_zones(file, [], NAMES)
+    with pytest.raises(ConfigError, match="no class 'car'"):
+        read_zones(file, [], ["person"])  # as --only leaves them
+    file.write_text("a: {polygon: [[0, 0], [1, 0], [0, 1]], labels: [car, class 7]}")
+    assert read_zones(file, [], NAMES)[0].labels == ("car", "class 7")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -21,6 +21,11 @@ class ResultDecoder:
 
     def __init__(self, decoder: OutputDecoder, only: Collection[str] = ()) -> None:
         self.decoder, self._only = decoder, frozenset(only)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of those that count; () where nobody knows them."""
+        return [name for name in self.decoder.names if not self._only or name in self._only]
 
     def read(self, result: Result) -> Detections:
         """What is in a picture; nothing where it was dropped. Raises ConfigError for outputs that changed shape."""

@@ -297,8 +297,8 @@ class _Importer:
         Nothing where its shape isn't known and needn't be. Raises GraphError.
         """
         if node.op_type in KEEPS and (shape := self._shape(inputs[0])) is not None:
-            dtype = (self.values[inputs[0]] if inputs[0] in self.values else self._constant(inputs[0])).dtype
-            return [Value(node.output[0], shape, getattr(dtype, "name", dtype))]
+            known = self.values.get(inputs[0])
+            return [Value(node.output[0], shape, known.dtype if known else self._constant(inputs[0]).dtype.name)]
         infos, initializers, names = [], [], []
         for i, name in enumerate(inputs):
             names.append(f"in{i}" if name else "")

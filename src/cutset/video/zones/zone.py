@@ -20,8 +20,8 @@ __all__ = ["Zone", "read_zones"]
 
 MOST_ZONES, MOST_CORNERS = 200, 200
 FARTHEST = 1e6  # pixels
-ON = 1e-6  # pixels: as near to a side is on it
 NAME = re.compile(r"[^\s\x00-\x1f\x7f/+#][^\x00-\x1f\x7f/+#]{0,63}")
+UNNAMED = re.compile("class [0-9]{1,9}")
 KEYS = ("polygon", "camera", "cameras", "labels", "stays", "inertia", "units")
 FORM = "zones: {door: {polygon: [[0.1, 0.5], [0.4, 0.5], [0.4, 1.0], [0.1, 1.0]]}}"
 
@@ -51,25 +51,20 @@ class Zone:
         return not self.cameras or camera in self.cameras
 
     def holds(self, point: tuple[float, float], size: tuple[int, int]) -> bool:
-        """Whether a point, in pixels, is inside, by the even-odd rule, or on the border: who is cut off by the lower
-        edge of the picture has a foot on it, where a zone may end, too."""
-        x, y = point
+        """Whether a point, in pixels, is inside: by the even-odd rule, so that of two zones that share a border one has
+        it. Whoever is cut off by the picture's lower edge stands on it, and counts as within the picture."""
+        x, y = (min(at, math.nextafter(side, 0.0)) for at, side in zip(point, (size[1], size[0]), strict=True))
         ends = self.in_pixels(size)
         starts = np.roll(ends, 1, axis=0)
-        sides, away = ends - starts, np.array(point) - starts
-        lengths = np.hypot(sides[:, 0], sides[:, 1])
-        beside = np.abs(sides[:, 0] * away[:, 1] - sides[:, 1] * away[:, 0]) <= ON * lengths
-        along = (sides * away).sum(axis=1)
-        if (beside & (along >= 0) & (along <= lengths**2) & (lengths > 0)).any():
-            return True
         crosses = (starts[:, 1] > y) != (ends[:, 1] > y)
         rise = np.where(crosses, ends[:, 1] - starts[:, 1], 1.0)
         at = starts[:, 0] + (y - starts[:, 1]) / rise * (ends[:, 0] - starts[:, 0])
         return bool(np.count_nonzero(crosses & (x < at)) % 2)
 
 
-def read_zones(path: Path, cameras: Sequence[str]) -> list[Zone]:
-    """The zones of a file, .toml or else YAML (or JSON, which is YAML). Raises ConfigError."""
+def read_zones(path: Path, cameras: Sequence[str], classes: Sequence[str] = ()) -> list[Zone]:
+    """The zones of a file, .toml or else YAML (or JSON, which is YAML). `classes`: those that a network knows, if that
+    is known; a zone for others would have no event. Raises ConfigError."""
     text = read_bounded(path)
     document = parse_toml(text, str(path)) if path.suffix == ".toml" else parse_yaml(text, str(path), decimals=True)
     if isinstance(document, dict) and set(document) == {"zones"}:
@@ -88,10 +83,10 @@ def read_zones(path: Path, cameras: Sequence[str]) -> list[Zone]:
         named = []
     if not named or len(named) > MOST_ZONES:
         raise ConfigError(f"{path} has {len(named) or 'no'} zones; write 1 to {MOST_ZONES}, as {FORM}")
-    return [_zone(f"{path}: zone {str(name)[:64]!r}", name, value, cameras) for name, value in named]
+    return [_zone(f"{path}: zone {str(name)[:64]!r}", name, value, cameras, classes) for name, value in named]
 
 
-def _zone(where: str, name: Any, value: Any, cameras: Sequence[str]) -> Zone:
+def _zone(where: str, name: Any, value: Any, cameras: Sequence[str], classes: Sequence[str]) -> Zone:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ConfigError(f"{where}: a name is a text of up to 64 characters without '/', '+' and '#'")
     if not isinstance(value, dict):
@@ -111,12 +106,16 @@ def _zone(where: str, name: Any, value: Any, cameras: Sequence[str]) -> Zone:
     for one in watched:
         if one not in cameras:
             raise ConfigError(f"{where}: there is no camera {one[:60]!r}{did_you_mean(one[:60], cameras)}")
+    labels = _texts(where, value, "labels")
+    for one in labels:
+        if classes and one not in classes and not UNNAMED.fullmatch(one):
+            raise ConfigError(f"{where}: there is no class {one[:60]!r}{did_you_mean(one[:60], classes)}")
     return Zone(
         name,
         corners,
         relative,
         watched,
-        _texts(where, value, "labels"),
+        labels,
         _number(where, value, "stays", 0.0, 1e7),
         int(_number(where, value, "inertia", 1, 1000, whole=True) or 1),
     )
