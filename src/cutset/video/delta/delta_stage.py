@@ -29,7 +29,7 @@ RECENT = 64  # pictures of which the work is kept
 class DeltaStage:
     """Computes by positions on our own kernels (`program`), or has `dense` compute, a stage of the same nodes.
 
-    `scale` times the thresholds (8 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
+    `scale` times the thresholds (2 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
     every bit is followed. With `always`, dense is never used. Not for several threads at once, but for `scale`.
     """
 

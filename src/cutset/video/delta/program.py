@@ -20,7 +20,7 @@ from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
-LEVELS = 8.0  # of 255 that pixels may be off by, times the scale
+LEVELS = 2.0  # of 255 that pixels may be off by, times the scale: more lets fewer, but larger steps through
 SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
 
 
