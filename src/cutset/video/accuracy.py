@@ -24,10 +24,13 @@ UP = 1.25
 STEADY = 4  # checks within the limit, after which they become rarer
 RAREST = 128  # one picture of so many is checked, at the least
 # The scale of delta compute's thresholds.
-FIRST_SCALE, MOST_SCALE = 0.25, 8.0
+FIRST_SCALE, MOST_SCALE = 0.1, 8.0
+FIRST_OF_BOXES = 0.5  # where it is kept by detections
 AIM = 0.4  # of the limit: where the largest of a few errors is to lie
 SEEN = 3  # errors by one scale, after which it may rise: what is held takes some pictures to be as far off as it can be
 LOWER, RISE = 0.7, 2.0  # a step down at least, a step up at most
+NOTHING = 0.001  # of the limit: with errors below that nothing was left out, or pictures were dense
+BELOW, AGAIN = 0.6, 24  # of a scale that was too large, no more than that until so many checks were within the limit
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -65,8 +68,10 @@ class Accuracy:
         self._most = replace(budget, threshold=limit) if self._searches else budget
         self._levels = levels
         self._half = self._most.half and (limit > 0 or incremental)
-        self._scale = (FIRST_SCALE if incremental else 1.0) if limit else 0.0
+        first = FIRST_SCALE if disagreement is None else FIRST_OF_BOXES
+        self._scale = (first if incremental else 1.0) if limit else 0.0
         self._errors: list[float] = []  # by this scale
+        self._ceiling = MOST_SCALE
         self.checked = self.above = 0
         self.largest = 0.0
 
@@ -126,6 +131,7 @@ class Accuracy:
         if not error <= self.limit:
             self.above += 1
             self._apart, self._steady = self.every, 0
+            self._ceiling = min(BELOW * self._scale, self._ceiling)
             self._scale *= min(max(AIM * self.limit / error, 0.1), LOWER) if 0 < error < math.inf else 0.1
             self._errors.clear()
             if self.disagreement is not None:
@@ -134,14 +140,16 @@ class Accuracy:
         self._steady += 1
         if self._steady % STEADY == 0:
             self._apart = min(2 * self._apart, RAREST)
+        if self._steady % AGAIN == 0:
+            self._ceiling = min(self._ceiling / BELOW, MOST_SCALE)
         self._errors.append(error)
         worst = max(self._errors[-SEEN:])
-        known = worst > 0 if self.disagreement is None else self.disagreement.boxes * self.limit >= 1
-        if known and len(self._errors) >= SEEN and worst < AIM * self.limit and self._scale < MOST_SCALE:
+        known = worst > NOTHING * self.limit if self.disagreement is None else self.disagreement.boxes * self.limit >= 1
+        if known and len(self._errors) >= SEEN and worst < AIM * self.limit and self._scale < self._ceiling:
             step = min(AIM * self.limit / worst, RISE) if worst else RISE
-            self._scale = min(max(step, UP) * self._scale, MOST_SCALE)
+            self._scale = min(max(step, UP) * self._scale, self._ceiling)
             self._errors.clear()
-            self._apart, self._steady = max(self._apart // 2, self.every), 0
+            self._apart = max(self._apart // 2, self.every)
         return self._scale != before
 
     def line(self) -> str:

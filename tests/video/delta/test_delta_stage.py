@@ -18,6 +18,7 @@ from cutset.partition.graph import Graph
 from cutset.video.delta.compiling import DenseLayer
 from cutset.video.delta.delta_stage import DeltaStage
 from cutset.video.delta.dense_switch import FIRST_WAIT, DenseSwitch
+from cutset.video.delta.glance import Glance
 from cutset.video.delta.program import Program
 from cutset.video.imports.export import export
 from cutset.video.torch_stage import TorchStage
@@ -171,7 +172,7 @@ def test_noise_below_the_thresholds_costs_nothing(everything: Any) -> None:
     base = rng.integers(20, 200, (1, 3, 24, 28), np.uint8)
     first = delta.run(0, {graph.inputs[0].name: base})
     for _ in range(3):
-        noisy = base + rng.integers(0, 8, base.shape, np.uint8)
+        noisy = base + rng.integers(0, 2, base.shape, np.uint8)
         again = delta.run(0, {graph.inputs[0].name: noisy})
         assert delta.share == 0
         assert all(again[name].tobytes() == first[name].tobytes() for name in first)
@@ -230,6 +231,24 @@ def test_a_scene_that_is_never_calm_for_long_is_tried_ever_more_rarely() -> None
         switch.took(kind, 1.3, 0.5)
     assert 2 <= tries <= 9
     assert sum(kind != "dense" for kind in kinds) < 0.03 * len(kinds)
+
+
+def test_a_glance_says_how_much_changes_from_item_to_item() -> None:
+    glance, rng = Glance(), np.random.default_rng(0)
+    picture = rng.integers(20, 200, (1, 3, 64, 40), np.uint8)
+    assert glance.share({"a": picture}, {"a": 4.0}) == 1.0, "nothing is known"
+    assert glance.share({"a": picture}, {"a": 4.0}) == 0.0
+    assert glance.share({"a": picture + np.uint8(3)}, {"a": 4.0}) == 0.0
+    half = picture + np.uint8(3)
+    half[:, 1, :, :20] += 4
+    assert glance.share({"a": half}, {"a": 4.0}) == 0.5
+    assert glance.share({"a": half + np.uint8(1)}, {"a": 0.0}) == 1.0, "every bit"
+    glance.forget()
+    assert glance.share({"a": half}, {"a": 4.0}) == 1.0
+    glance.forget()
+    bits = np.array([[True, False]]).view(np.uint8)
+    assert glance.share({"a": bits}, {"a": 0.0}) == 1.0
+    assert glance.share({"a": bits[:, ::-1]}, {"a": 0.0}) == 1.0
 
 
 class Slow:

@@ -24,7 +24,7 @@ __all__ = ["Written", "written_out"]
 
 KINDS = ("silu", "hardswish", "gelu", "gelu_tanh", "hardsigmoid", "sigmoid")
 MOST = 9  # nodes of one activation
-CLOSE = {"rtol": 1e-5, "atol": 2e-6}  # constants in files are rounded, 1 / 6 for one
+CLOSE, NEAR_ZERO = 1e-5, 2e-6  # constants in files are rounded, 1 / 6 for one
 
 Array = NDArray[Any]
 Numbers = NDArray[np.float64]
@@ -99,7 +99,7 @@ def _kind(graph: Graph, members: list[int], source: str, weights: Mapping[str, A
     made = held[graph.nodes[members[-1]].made[0].name]
     if made.shape != _probe().shape:
         return ""
-    return next((kind for kind in KINDS if np.allclose(made, _wanted(kind), **CLOSE)), "")
+    return next((kind for kind in KINDS if np.allclose(made, _wanted(kind), CLOSE, NEAR_ZERO)), "")
 
 
 @lru_cache(maxsize=1)
@@ -134,7 +134,8 @@ def _erf(x: Numbers) -> Numbers:
 
 def _function(node: Node) -> Callable[..., Any] | None:
     """What a node computes of its operands, where it is one of few."""
-    name, attributes, count = short_name(node.op).lower(), dict(node.kwargs), len(_operands(node))
+    name, count = short_name(node.op).lower(), len(_operands(node))
+    attributes: dict[str, Any] = dict(node.kwargs)
     onnx = node.op.startswith("onnx.")
     if name == "hardsigmoid" and count == 1 and (onnx or not attributes):
         slope, shift = (attributes.get("alpha", 0.2), attributes.get("beta", 0.5)) if onnx else (1 / 6, 0.5)

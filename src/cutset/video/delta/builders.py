@@ -140,6 +140,8 @@ def _activation(kind: str) -> Build:
 
 
 def arithmetic(kind: str) -> Build:
+    """The builder of a sum, difference, product or quotient of two maps, or of a map and constants."""
+
     def build(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
         a, b = call.arg(0), call.arg(1)
         if not is_map(call.value) or call.arg(2, 1, "alpha") != 1:

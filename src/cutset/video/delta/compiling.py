@@ -197,7 +197,7 @@ class Compiler:
         return None
 
     def scaled_by(self, argument: Argument, numbers: Collection[int]) -> Affine | None:
-        """What multiplies each channel of what these nodes alone read, and adds nothing: it is no layer any more."""
+        """What multiplies each channel of what these nodes alone read, and is no layer any more then."""
         layer = self.before(argument, numbers)
         if not isinstance(layer, Affine) or layer.shift.any():
             return None

@@ -16,6 +16,7 @@ from cutset.codec.changed import Changed
 from cutset.errors import DeviceError
 from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
+from cutset.video.delta.glance import Glance
 from cutset.video.delta.program import HeldState, PictureWork, Program
 from cutset.video.delta.sparse_layers import Mask
 
@@ -29,7 +30,7 @@ RECENT = 64  # pictures of which the work is kept
 class DeltaStage:
     """Computes by positions on our own kernels (`program`), or has `dense` compute, a stage of the same nodes.
 
-    `scale` times the thresholds (8 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
+    `scale` times the thresholds (2 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
     every bit is followed. With `always`, dense is never used. Not for several threads at once, but for `scale`.
     """
 
@@ -53,6 +54,7 @@ class DeltaStage:
         self._always, self._dense_seconds = always, dense_seconds
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
+        self._glances: dict[int, Glance] = {}
 
     @classmethod
     def timed(
@@ -114,14 +116,20 @@ class DeltaStage:
         if scale < state.scale:  # what is held may be off by more than is allowed now, where nothing changes any more
             state.stale = True
         state.scale = scale
-        masks = self.program.take(state, values, changed, scale)
-        share = _share(masks)
+        glance = self._glances.setdefault(source, Glance())
+        masks: dict[str, Mask | None] = {}
+        if switch.on or self._always:
+            glance.forget()
+            masks = self.program.take(state, values, changed, scale)
+            share = _share(masks)
+        else:  # all of what is held is to be replaced, should it begin again
+            share = glance.share(values, self.program.thresholds(state, scale))
         kind = "delta" if self._always else switch.choose(share, state.stale)
         if not self.program.sparse_flops and not self._always:
             kind = "dense"  # nothing can be left out
         work = None
         if kind != "dense" and state.stale:
-            self.program.take(state, values)  # a key has what came, not what was near enough
+            masks = self.program.take(state, values)  # a key has what came, not what was near enough
         if kind != "dense":
             limit = switch.dense_seconds
             expected = 0.0

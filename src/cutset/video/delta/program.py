@@ -20,7 +20,7 @@ from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
-LEVELS = 8.0  # of 255 that pixels may be off by, times the scale
+LEVELS = 2.0  # of 255 that pixels may be off by, times the scale: more lets fewer, but larger steps through
 SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
 
 
@@ -109,7 +109,7 @@ class Program:
         """
         masks: dict[str, Mask | None] = {}
         for name in self.inputs:
-            value, array = self.graph.values[name], values[name]
+            array = values[name]
             if name not in state.maps:
                 same = name in state.tensors and _same_bits(state.tensors[name], array)
                 state.tensors[name] = array.copy()
@@ -123,11 +123,20 @@ class Program:
                     continue
                 among = known.mask()[0].any(axis=0).view(np.uint8)
             mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
-            threshold = scale * (LEVELS if value.dtype == "uint8" else SHARE * state.ranges.get(name, 0.0))
+            threshold = self._threshold(state, name, scale)
             held = state.maps[name]
             masks[name] = mask if held.take(np.ascontiguousarray(array[0]), mask, threshold, among, self.pool) else None
         state.seen = True
         return masks
+
+    def _threshold(self, state: HeldState, name: str, scale: float) -> float:
+        """What an input's elements may be off by."""
+        picture = self.graph.values[name].dtype == "uint8"
+        return scale * (LEVELS if picture else SHARE * state.ranges.get(name, 0.0))
+
+    def thresholds(self, state: HeldState, scale: float) -> dict[str, float]:
+        """The same of every input; 0 where every bit counts."""
+        return {name: self._threshold(state, name, scale) if name in state.maps else 0.0 for name in self.inputs}
 
     def update(
         self,
