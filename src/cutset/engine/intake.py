@@ -113,6 +113,7 @@ def open_request(
     prompt_ids: NDArray[np.int32],  # (tokens,) checked
     params: SamplingParams,
     *,
+    background: bool = False,
     arrival: int,
     added: float,
     eos_ids: frozenset[int],
@@ -122,7 +123,6 @@ def open_request(
     cache_salt: str | None,
     adapter: LoadedAdapter | None = None,
     restriction: Restriction | None = None,  # of `params`
-    background: bool = False,
 ) -> Request:
     """A request with its n sequences, none of which has begun."""
     model_eos = eos_ids
