@@ -51,6 +51,14 @@ def texts(path: Path) -> list[Any]:
         ("2.9.1", None, ["--ray", "local"], "--ray needs Ray 2.60, not 2.9.1: pip install 'cutset[ray]'"),
         ("2.60.1", None, ["--ray", "auto"], "--ray needs Ray's token authentication"),
         ("2.60.1", None, ["--ray", "10.0.0.1:6379"], "--insecure-ray"),
+        (
+            "2.60.1",
+            "token",
+            ["--ray", "127.0.0.1:1"],
+            "there is no Ray cluster at 127.0.0.1:1: Connection refused; start",
+        ),
+        ("2.60.1", "token", ["--ray", "here"], "'here' is not local, auto or HOST:PORT"),
+        ("2.60.1", "token", ["--ray", "127.0.0.1:99999999"], "there is no Ray cluster at 127.0.0.1:99999999"),
         ("2.60.1", "token", ["--ray", "auto", "--ray-actors", "-1"], "--ray-actors must be from 0"),
     ],
 )

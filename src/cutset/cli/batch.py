@@ -179,7 +179,7 @@ def _complete(args: argparse.Namespace, found: Survey, longest: int) -> bool:
 
 
 def _order(args: argparse.Namespace, settings: Settings) -> ModelOrder:
-    from cutset.cli.serve import adapters_from
+    from cutset.cli.serve_replicas import adapters_from
     from cutset.serve.batches.model_order import ModelOrder
 
     own = {"adapter": str(args.adapter)} if args.adapter else {}

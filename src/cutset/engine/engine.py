@@ -178,11 +178,11 @@ class Engine:
         prompt_ids: Any,  # (tokens,) a list or an array of whole numbers
         params: SamplingParams | None = None,
         *,
+        background: bool = False,  # others go before it
         cache_salt: str | None = None,
         adapter: LoadedAdapter | None = None,  # of this engine's executor
         added: float | None = None,  # when it was handed in, by `clock`; None: now
         restriction: Restriction | None = None,  # of `params`, where it is at hand
-        background: bool = False,  # others go before it
         resumption: Resumption | None = None,  # where it goes on that another engine has begun
     ) -> None:
         """Queues a request. It shares blocks only with requests of the same `cache_salt` and `adapter`.
@@ -199,6 +199,7 @@ class Engine:
             request_id,
             ids,
             params,
+            background=background,
             arrival=next(self._arrivals),
             added=self.clock() if added is None else added,
             eos_ids=self.eos_token_ids,
@@ -208,7 +209,6 @@ class Engine:
             cache_salt=cache_salt,
             adapter=adapter,
             restriction=restriction,
-            background=background,
             resumption=resumption,
         )
         self._requests[request_id] = request

@@ -131,6 +131,7 @@ def open_request(
     prompt_ids: NDArray[np.int32],  # (tokens,) checked
     params: SamplingParams,
     *,
+    background: bool = False,
     arrival: int,
     added: float,
     eos_ids: frozenset[int],
@@ -140,7 +141,6 @@ def open_request(
     cache_salt: str | None,
     adapter: LoadedAdapter | None = None,
     restriction: Restriction | None = None,  # of `params`
-    background: bool = False,
     resumption: Resumption | None = None,
 ) -> Request:
     """A request with its n sequences, none of which has begun; with a `resumption`, those that go on, as they were.

@@ -86,11 +86,11 @@ class EngineLoop:
         prompt_ids: Any,  # (tokens,) a list or an array of whole numbers
         params: SamplingParams | None = None,
         *,
+        background: bool = False,  # as in Engine.add
         request_id: str | None = None,  # None: one is made up
         prompt_text: str | None = None,  # only handed on to `RequestHandle.result`
         cache_salt: str | None = None,  # as in Engine.add
         adapter: LoadedAdapter | None = None,  # as in Engine.add
-        background: bool = False,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
         resumption: Resumption | None = None,  # as in Engine.add
     ) -> RequestHandle:
@@ -195,11 +195,11 @@ class EngineLoop:
                 ticket.request_id,
                 ticket.prompt_ids,
                 ticket.params,
+                background=ticket.background,
                 cache_salt=ticket.cache_salt,
                 adapter=ticket.adapter,
                 restriction=ticket.restriction,
                 added=ticket.added,
-                background=ticket.background,
                 resumption=ticket.resumption,
             )
         except Exception as error:  # it was checked before; what is wrong with it must not end the others

@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from cutset.serve.batches.model_order import ModelOrder, answer_facts
 __all__ = ["RayLines", "check_ray"]
 
 VERSION = "2.60"
+REACHABLE_S = 5.0
 STORE = 256 << 20  # bytes of a local cluster's object store
 AT_A_TIME = 16  # lines that go to an actor together
 
@@ -184,6 +186,17 @@ def check_ray(where: str, *, insecure: bool) -> None:
             "--ray needs Ray's token authentication (RAY_AUTH_MODE=token here and on all nodes), or accept a cluster "
             "that anybody may join with --insecure-ray"
         )
+    if where not in ("local", "auto"):  # Ray itself would try for minutes
+        host, _, port = where.removeprefix("ray://").rpartition(":")
+        try:
+            if not port.isdecimal():
+                raise OSError(f"{where[:100]!r} is not local, auto or HOST:PORT")
+            socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S).close()
+        except (OSError, OverflowError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(
+                f"there is no Ray cluster at {where[:100]}: {why}; start one, or give --ray local"
+            ) from None
 
 
 @contextmanager
