@@ -17,6 +17,7 @@ COMMANDS = {
     "adapters": Command("benchmarks.adapters", "LoRA adapters in one batch beside the same batch without"),
     "link": Command("benchmarks.link", "every link beside the bare ring and bare ZeroMQ"),
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
+    "replicas": Command("benchmarks.replicas", "two replicas beside two servers that are fed by hand, and one engine"),
     "stages": Command("benchmarks.stages", "a model over two stages, llama.cpp's RPC beside it, and its targets"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),

@@ -35,7 +35,7 @@ from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 __all__ = ["FACTS", "Fake", "FakeLauncher", "answer", "faked", "until"]
 
 FACTS = ReplicaFacts("digest", "native", "float32", "cpu", 1, 128, 1024, 4, 64, [])
-QUICK = ReplicaTimes(starting=10, silence=0.6, tick=0.02, longest_pause=0.1)
+QUICK = ReplicaTimes(starting=10, refused=0, silence=0.6, tick=0.02, longest_pause=0.1)
 Handle = Callable[["Fake", SubmitRequest | EmbedTexts | CancelRequest], None]
 
 

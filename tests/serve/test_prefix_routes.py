@@ -55,13 +55,19 @@ def test_a_replica_that_goes_moves_nobody_elses_prompts() -> None:
 def test_one_that_is_overloaded_is_passed_over_and_the_next_one_shares() -> None:
     routes = PrefixRoutes(16)
     home = send(routes, prompt(1, 2), idle())
-    assert send(routes, prompt(1, 3), idle() | {home: 2}) == home
-    other = send(routes, prompt(1, 4), idle() | {home: 3})
+    assert send(routes, prompt(1, 3), idle() | {home: 4}) == home, "it has half of it"
+    other = send(routes, prompt(1, 4), idle() | {home: 5})
     assert other != home
     assert send(routes, prompt(1, 5), {home: 4, other: 3, **dict.fromkeys({*NAMES} - {home, other}, 9)}) == other
+    assert send(routes, prompt(1, 2), idle() | {home: 6}) == home, "it has all of it"
     busy = dict.fromkeys(NAMES, 40)
-    assert send(routes, prompt(1, 2), busy | {home: 50}) == home, "a little more of much is no overload"
-    assert send(routes, prompt(1, 2), busy | {home: 60}) != home
+    assert send(routes, prompt(1, 2), busy | {home: 76}) == home, "a little more of much is no overload"
+    assert send(routes, prompt(1, 2), busy | {home: 77}) != home
+
+
+def test_what_nobody_has_goes_to_the_least_busy() -> None:
+    for first in range(20):
+        assert send(PrefixRoutes(16), prompt(first), {"replica1": 3, "replica2": 2, "replica3": 3}) == "replica2"
 
 
 def test_sixteen_clients_of_one_beginning_use_both() -> None:
@@ -84,7 +90,7 @@ def test_salts_and_adapters_share_nothing() -> None:
 
 def test_what_is_remembered_is_bounded_and_forgotten_with_its_replica() -> None:
     routes = PrefixRoutes(1)
-    for start in range(0, 2 * MOST_KNOWN, MOST_BLOCKS):
+    for start in range(0, MOST_KNOWN + 2 * MOST_BLOCKS, MOST_BLOCKS):
         ids = np.arange(start, start + MOST_BLOCKS + 40, dtype=np.int32)
         assert len(routes.digests(ids, None, None)) == MOST_BLOCKS + 1
         send(routes, ids, idle())

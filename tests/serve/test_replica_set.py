@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,13 @@ from cutset.config import load_settings
 from cutset.engine.grammar import Grammar
 from cutset.engine.outputs import Delta
 from cutset.engine.params import SamplingParams
-from cutset.errors import ConfigError, CutsetError, EngineError, FrameError, HandshakeError, RequestError
+from cutset.errors import ConfigError, CutsetError, EngineError, FrameError, HandshakeError, LinkError, RequestError
 from cutset.link import Frame, connect, listen
+from cutset.link.keys import new_keys, save_keys
 from cutset.link.peer import Handshake, Protocol
 from cutset.llm import AsyncLLM
 from cutset.serve.replicas.replica import Replica
-from cutset.serve.replicas.replica_launchers import setting_flags
+from cutset.serve.replicas.replica_launchers import GivenReplicas, setting_flags
 from cutset.serve.replicas.replica_messages import (
     LIMITS,
     PROTOCOL,
@@ -35,8 +38,8 @@ from cutset.serve.replicas.replica_messages import (
     read_from_replica,
 )
 from cutset.serve.replicas.replica_scale import ReplicaScale, read_bounds
-from cutset.serve.replicas.replica_set import ReplicaSet
-from cutset.serve.replicas.replicated_llm import cache_of_each
+from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
+from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each
 from tests.serve.fake_replicas import FACTS, Fake, answer, faked, until
 
 Message = SubmitRequest | EmbedTexts | CancelRequest
@@ -304,6 +307,68 @@ def test_a_replica_serves_one_front_and_refuses_nonsense(tmp_path: Path) -> None
         thread.join()
         replica.close()
         llm.close()
+
+
+def test_a_replica_whose_engine_ends_breaks_off_and_says_nothing_of_requests(tmp_path: Path) -> None:
+    """So that another one goes on with them, rather than that they fail."""
+    llm = AsyncLLM("story", settings=load_settings({"threads": 1, "cache_mib": 2, "max_model_len": 64}))
+    address = f"ipc://{tmp_path}/replica"
+    replica = Replica(llm, listen(address, limits=LIMITS))
+    thread = threading.Thread(target=lambda: (replica.serve(lambda: False), replica.close()))
+    thread.start()
+
+    def broken(*args: Any, **more: Any) -> Any:
+        raise SystemExit("the device is gone")
+
+    llm.executor.forward = broken
+    dialled = Handshake(PROTOCOL).dial(lambda: connect(address, limits=LIMITS), timeout=10)
+    pack(dialled.link, SubmitRequest(1, b"\1\0\0\0", {"max_tokens": 8, "seed": 1}, None, None, None))
+    with pytest.raises(LinkError):
+        first_piece(dialled.link)
+    thread.join(10)
+    assert not thread.is_alive(), "its process ends, and is started again"
+    dialled.link.close()
+    llm.close()
+
+
+def test_replicas_at_addresses_know_their_server_by_its_key(tmp_path: Path) -> None:
+    ours, theirs, stranger = new_keys(), new_keys(), new_keys()
+    settings = load_settings({"threads": 1, "cache_mib": 2, "max_model_len": 64})
+    save_keys(ours, "server", tmp_path)
+    save_keys(stranger, "stranger", tmp_path)
+    with contextlib.ExitStack() as stack:
+        llm = AsyncLLM("story", settings=settings)
+        stack.callback(llm.close)
+        listener = listen("tcp://127.0.0.1:0", keys=theirs, allow={ours.public}, limits=LIMITS)
+        replica = Replica(llm, listener, theirs)
+        over = threading.Event()
+        thread = threading.Thread(target=replica.serve, args=(over.is_set,))
+        thread.start()
+        stack.callback(replica.close)
+        stack.callback(thread.join)
+        stack.callback(over.set)
+        times = ReplicaTimes(starting=2, refused=0)
+        scale = ReplicaScale(2, 2)
+        nobody = ("tcp://127.0.0.1:9", theirs.public)
+
+        def served(key: str, public: bytes) -> ReplicatedLLM:
+            own = load_settings({"threads": 1, "key": tmp_path / f"{key}.key"})
+            launcher = GivenReplicas([(listener.address, public), nobody])
+            return ReplicatedLLM("story", launcher, scale, settings=own, times=times, all_of_them=False)
+
+        for key, public in (("stranger", theirs.public), ("server", stranger.public)):
+            with pytest.raises(LinkError):
+                served(key, public)
+        front = served("server", theirs.public)
+        stack.callback(front.close)
+        assert [one.name for one in front.replicas.states()] == ["replica1"], "the other one is dialled again and again"
+        params = SamplingParams(max_tokens=6, temperature=0, ignore_eos=True)
+        prompt = "Once upon a time"
+        found = asyncio.run(front.generate(prompt, params))
+        assert found.token_ids == asyncio.run(llm.generate(prompt, params)).token_ids
+        assert front.embeddings.vectors([front.encode(prompt)]) == pytest.approx(
+            llm.embeddings.vectors([llm.encode(prompt)])
+        )
 
 
 def drain(link: Any) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["adapters_from", "add_replicas", "open_served"]
 
 SCHEMES = ("tcp://", "ipc://")
+REACHED = 60.0  # seconds for which the server waits for replicas that somebody else starts
 
 
 def add_replicas(parser: argparse.ArgumentParser) -> None:
@@ -67,6 +68,7 @@ def open_served(
         raise ConfigError("--trace is of one engine: leave --replicas out")
     from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
     from cutset.serve.replicas.replica_scale import MOST_REPLICAS, ReplicaScale, read_bounds
+    from cutset.serve.replicas.replica_set import ReplicaTimes
     from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each, check_replicated
 
     check_replicated(settings)
@@ -92,6 +94,7 @@ def open_served(
         cache = cache_of_each(model, settings, most, progress)
         launcher = LocalReplicas(model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report)
     every = isinstance(launcher, LocalReplicas)
+    times = ReplicaTimes() if every else ReplicaTimes(starting=REACHED)
     try:
         return ReplicatedLLM(
             model,
@@ -101,6 +104,7 @@ def open_served(
             progress=progress,
             chat_template=template,
             all_of_them=every,
+            times=times,
             report=report,
         )
     except BaseException:

@@ -15,16 +15,20 @@ __all__ = ["PrefixRoutes"]
 
 MOST_KNOWN = 1 << 16  # blocks of which it is known who has computed them; the one used longest ago goes first
 MOST_BLOCKS = 512  # of a prompt that are looked at
-SLACK, SHARE = 2, 0.25  # a replica is overloaded with more samples than the least busy one has, and so many of these
+# A replica is overloaded with so many samples more than the least busy one has, and this share of these: for a prompt
+# of which it has next to nothing; for one of which it has all, with HELD times as many more.
+SLACK, SHARE, HELD = 2, 0.25, 2
 
 
 class PrefixRoutes:
     """Remembers who has computed which beginnings, as an engine's cache names them: by chains of digests of blocks.
 
-    A prompt goes to the replica that has most of it. One whose beginning nobody has goes where the digest of its first
-    block points (rendezvous hashing), so that a front that has just been started sends it where the last one did. Who
-    is overloaded is passed over; the next in that order has the beginning from then on, too, and both share the load.
-    Only requests of one salt and adapter share beginnings. Not for several threads at once.
+    A prompt goes to the replica that has most of it. One whose beginning nobody has goes to the least busy one; of
+    several, where the digest of its first block points (rendezvous hashing), so that a front that has just been started
+    sends it where the last one did. Who is overloaded is passed over; the next one has the beginning from then on, too,
+    and both share the load. The more of a prompt somebody has, the more it would cost to compute it elsewhere, and the
+    more load it takes to be passed over. Only requests of one salt and adapter share beginnings. Not for several
+    threads at once.
     """
 
     def __init__(self, block_size: int) -> None:
@@ -45,14 +49,15 @@ class PrefixRoutes:
     def choose(self, digests: Sequence[bytes], loads: Mapping[str, int]) -> str:
         """One of the replicas that have room, by how many samples each has."""
         least = min(loads.values())
-        most = least + SLACK + SHARE * least
         ranked = sorted(loads, key=lambda name: hashlib.sha256(digests[1] + name.encode()).digest())
-        for digest in reversed(digests[1:]):
-            if has := self._known.get(digest):
-                good = [name for name in ranked if name in has and loads[name] <= most]
-                if good:
-                    return min(good, key=lambda name: loads[name])
-        return next(name for name in ranked if loads[name] <= most)
+        for blocks in range(len(digests) - 1, 0, -1):
+            has = self._known.get(digests[blocks])
+            if not has:
+                continue
+            most = least + (SLACK + SHARE * least) * (1 + HELD * blocks / (len(digests) - 1))
+            if good := [name for name in ranked if name in has and loads[name] <= most]:
+                return min(good, key=lambda name: loads[name])
+        return next(name for name in ranked if loads[name] == least)
 
     def note(self, digests: Sequence[bytes], name: str) -> None:
         """This replica computes a prompt with these beginnings."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 import msgspec
 
 from cutset.engine.outputs import Delta, EngineStats
-from cutset.errors import CutsetError, EngineError, FrameError, LinkClosed, LinkTimeout
+from cutset.errors import CutsetError, EngineError, FrameError, HandshakeError, LinkClosed, LinkTimeout
 from cutset.link import Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
 from cutset.serve.replicas.flight import EmbedFlight, Flight
@@ -34,6 +34,7 @@ __all__ = ["ReplicaConnection", "Work"]
 log = logging.getLogger(__name__)
 
 DIAL = 1.0  # seconds that one try to connect takes at most
+AGAIN = 0.5  # seconds until another try at one that refused
 TURN = 1.0  # seconds that a wait for a frame takes at most
 PATIENCE = 10.0  # seconds for which a replica may take nothing
 SUSPECT = 2  # replicas that a request was lost with, one after another: until it has a token nothing joins it
@@ -57,12 +58,16 @@ class ReplicaConnection:
         self._number = 0
         self._outbox: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
 
-    def dial(self, model: str, keys: Keys | None, *, until: float, stopped: Callable[[], bool]) -> None:
-        """Connects, by time.monotonic() at the latest, and learns what the replica is. `model`: the fingerprint that it
-        must have, too. Raises EngineError where it has ended, and what a handshake raises."""
+    def dial(
+        self, model: str, keys: Keys | None, *, starting: float, refused: float, stopped: Callable[[], bool]
+    ) -> None:
+        """Connects, within `starting` seconds, and learns what the replica is. `model`: the fingerprint that it must
+        have, too. For `refused` seconds it may refuse. Raises EngineError where it has ended, and what a handshake
+        raises."""
         where, handshake = self.launched.address, replace(REPLICA_HANDSHAKE, model=model).with_keys(keys)
         with_server = dialling_keys(where, keys, self.launched.key)
         timeouts = Timeouts(connect=DIAL, send=PATIENCE)
+        begun, first_refused = time.monotonic(), 0.0
         while True:
             if (why := self.launched.ended()) is not None:
                 raise EngineError(f"{self.name} didn't start: {why}")
@@ -74,8 +79,13 @@ class ReplicaConnection:
                 )
                 break
             except LinkClosed:
-                if time.monotonic() > until:
+                if time.monotonic() - begun > starting:
                     raise
+            except HandshakeError:
+                first_refused = first_refused or time.monotonic()
+                if time.monotonic() - first_refused >= refused:
+                    raise
+                time.sleep(AGAIN)
         self._link = dialled.link
         try:
             first = read_from_replica(self._link.recv(PATIENCE))

@@ -47,6 +47,7 @@ class ReplicaTimes:
     """Seconds."""
 
     starting: float = 600.0  # until a replica has loaded its model
+    refused: float = 15.0  # for which one may refuse this front: it may not know yet that the one before has gone
     silence: float = 20.0  # without a heartbeat, after which one counts as lost
     tick: float = 0.1  # between two looks at what is due
     longest_pause: float = 30.0  # before another try to start one, after several that failed
@@ -227,8 +228,13 @@ class ReplicaSet:
         launched = self._launcher.start(name)
         connection = ReplicaConnection(name, launched, self._lock)
         try:
-            until = time.monotonic() + self._times.starting
-            connection.dial(self._model, self._keys, until=until, stopped=self._closed.is_set)
+            connection.dial(
+                self._model,
+                self._keys,
+                starting=self._times.starting,
+                refused=self._times.refused,
+                stopped=self._closed.is_set,
+            )
             with self._lock:
                 facts = connection.facts
                 if not hasattr(self, "facts"):

@@ -199,7 +199,8 @@ def _one_by_one(arrive: Floats, seconds: float) -> Floats:
     """(pictures,) when each is done by somebody who does one after the other, by when they come, in order."""
     number = np.arange(len(arrive))
     # The end is the largest of what began a busy time before it: arrivals less what was to be done before each.
-    return np.maximum.accumulate(arrive - number * seconds) + (number + 1) * seconds
+    done: Floats = np.maximum.accumulate(arrive - number * seconds) + (number + 1) * seconds
+    return done
 
 
 def _by_many(arrive: Floats, seconds: Floats, machines: int) -> Floats:
