@@ -57,7 +57,7 @@ class LayerInputs:
                 self._counts[number] += len(windows) if group == 0 else 0
 
     def rounded(self, number: int, one: ProductCandidate) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-        """A layer's weights (outputs, terms) in 8 bits, and a scale an output. ValueError for some that aren't finite."""
+        """A layer's weights (outputs, terms) in 8 bits, one scale an output. ValueError for any that isn't finite."""
         if number not in self._moments:
             return quantize_weight(one.weight)
         if not np.isfinite(one.weight).all():
