@@ -156,4 +156,8 @@ def _watched(model: NetworkModel, look: Callable[[str, Tensor], None]) -> Callab
                 look(value.name, held[value.name])
 
     watched = Watched(graph, range(len(graph.nodes)), model.weights)
-    return lambda pixels: watched.run(0, {name: pixels}) and None
+
+    def watch(pixels: Array) -> None:
+        watched.run(0, {name: pixels})
+
+    return watch
