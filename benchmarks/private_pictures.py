@@ -92,7 +92,10 @@ def measure(name: str, size: int, rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         write_network(network, Path(folder, "net"))
         with serving(Path(folder, "net")) as address:
-            room = {"pads_mib": (a_picture >> 20) + 1, "pads_policy": "wait"}  # for the pads of one picture
+            room: dict[str, Any] = {
+                "pads_mib": (a_picture >> 20) + 1,
+                "pads_policy": "wait",
+            }  # for the pads of one picture
             with PrivateNetwork(network, offload=address, threads=1, **room) as private:
                 assert private.offload is not None
                 pads = private.offload.parties.pads

@@ -79,7 +79,7 @@ class RunResults:
         self.accuracy: Accuracy | None = None
         self.outputs: DetectionOutputs | None = None
         self.plans: Sequence[tuple[int, Plan, str]] = ()
-        self.mode = settings.mode  # as the figures name it
+        self.mode: str = settings.mode  # as the figures name it
         self._args, self._settings = args, settings
         self._pictures: list[dict[str, Any]] = []
 

@@ -17,10 +17,12 @@ import torch
 
 from cutset.errors import CheckpointError, CutsetError, GraphError
 from cutset.kernels.reference_convolution import integer_convolution, quantize_map
+from cutset.kernels.reference_linear import quantize_weight
 from cutset.models.files.integer import most_bits
 from cutset.partition.node import short_name
 from cutset.video.check import Ranges
 from cutset.video.onnx_model import OnnxModel
+from cutset.video.quantised import calibration_inputs
 from cutset.video.quantised.candidates import candidates
 from cutset.video.quantised.integer_network import (
     IntegerNetwork,
@@ -254,3 +256,19 @@ def test_no_pictures_or_wrong_bits_are_refused(floats: TorchModel) -> None:
         quantise_network(floats, [], least=0)
     with pytest.raises(GraphError, match="8 to 12 bits"):
         quantise_network(floats, pictures(1), bits=13)
+
+
+def test_spreading_errors_beats_rounding_to_the_nearest(
+    floats: TorchModel, quantised: IntegerNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration_inputs, "MOST_TERMS", 0)
+    nearest = quantise_network(floats, pictures(), least=0)
+    for one, other, candidate in zip(
+        nearest.layers, quantised.layers, candidates(floats.graph, floats.weights), strict=True
+    ):
+        weight, scales = quantize_weight(candidate.weight)
+        np.testing.assert_array_equal(one.weight, weight)
+        np.testing.assert_array_equal(one.scales, scales)
+        assert one.scale == other.scale
+        assert int(np.abs(other.weight.astype(int)).max()) <= 127
+    assert error(floats, quantised, pictures(6, seed=9)) < error(floats, nearest, pictures(6, seed=9))

@@ -332,9 +332,11 @@ def _most_bytes(weights: ClientWeights, rows: int) -> int:
 
 
 def _ring(weights: ClientWeights) -> int:
-    """A ring in which the rows of a middling prefill are sent and received in place, and no more than that."""
+    """A ring in which the rows of a middling prefill, or a picture's map, are sent and received in place, and no more
+    than that: what is written over and over stays in a cache."""
     widest = max(max(matrix.outputs, matrix.depth) for matrix in weights.matrices if matrix.site != "lm_head")
-    return min(max(1 << 20, 1 << (2 * 4 * 128 * widest - 1).bit_length()), 64 << 20)
+    rows = 1 if any(matrix.positions > 1 for matrix in weights.matrices) else 128
+    return min(max(1 << 20, 1 << (2 * 4 * rows * widest - 1).bit_length()), 64 << 20)
 
 
 def _check_apart(settings: Settings) -> None:

@@ -90,10 +90,10 @@ def _convolution(call: NodeCall, given: Value, weight: Floats, onnx: bool) -> tu
         rest = 6 if short_name(call.node.op) == "conv2d" else 8
         if rest == 8 and call.arg(6, False):
             return None  # transposed
-        sides = call.sides(3, 1), call.sides(5, 1)
-        if None in sides:
+        steps, gaps = call.sides(3, 1), call.sides(5, 1)
+        if steps is None or gaps is None:
             return None
-        stride, dilation = sides  # type: ignore[assignment]
+        stride, dilation = steps, gaps
         groups, padding = call.arg(rest, 1), _torch_padding(call, kernel, dilation)
     if padding is None or type(groups) is not int:
         return None
@@ -114,15 +114,16 @@ def _convolution(call: NodeCall, given: Value, weight: Floats, onnx: bool) -> tu
 
 
 def _pair(call: NodeCall, name: str, default: tuple[int, int]) -> tuple[int, int]:
-    first, second = dict(call.node.kwargs).get(name, default)  # type: ignore[misc]
+    given: Mapping[str, Any] = dict(call.node.kwargs)
+    first, second = given.get(name, default)
     return int(first), int(second)
 
 
 def _onnx_padding(call: NodeCall, given: Value, kernel: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    attributes = dict(call.node.kwargs)
+    attributes: Mapping[str, Any] = dict(call.node.kwargs)
     auto = attributes.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", ""):
-        top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))  # type: ignore[misc]
+        top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
         return int(top), int(left), int(bottom), int(right)
     if auto == "VALID":
         return 0, 0, 0, 0

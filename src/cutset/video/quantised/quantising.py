@@ -1,6 +1,7 @@
 """Makes a network in integers of one in floats, and of pictures like those that it is for.
 
-Weights are rounded to 8 bits with one scale an output, canonically (`cutset.kernels.quantize_weight`); a batch norm
+Weights are rounded to 8 bits with one scale an output, so that errors are spread where they change least of what the
+pictures make there (GPTQ, as language models are), or to the nearest in layers of too many terms for that; a batch norm
 behind a convolution becomes part of its scales and bias. The integers of a layer's input have a scale of their own,
 from the largest value that the pictures made there, with some room above; what is beyond is taken for the largest.
 They have as many bits, 12 at most, as keep every sum exact.
@@ -8,7 +9,7 @@ They have as many bits, 12 at most, as keep every sum exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from cutset.cluster.values import Array, copied
 from cutset.errors import GraphError
-from cutset.kernels.reference_linear import quantize_weight, top_of
+from cutset.kernels.reference_linear import top_of
 from cutset.models.files.integer import most_bits
 from cutset.partition.graph import Graph
 from cutset.partition.node import Node, Read, Value, Weight
 from cutset.video.network_model import NetworkModel
+from cutset.video.quantised.calibration_inputs import LayerInputs
 from cutset.video.quantised.candidates import ProductCandidate, candidates
 from cutset.video.quantised.integer_network import PRODUCT, IntegerLayer, IntegerNetwork
 from cutset.video.runtimes import has_onnx
@@ -56,13 +58,13 @@ def quantise_network(
     chosen = [one for one in candidates(graph, arrays) if one.share >= least]
     if not chosen:
         raise GraphError("the network has no convolution or linear layer that would be worth sending away")
-    largest = _largest(model, {one.source for one in chosen}, pictures, progress)
+    seen = _seen(model, chosen, pictures, progress)
     layers, weights = list[IntegerLayer](), dict[str, Array]()
     nodes, described = dict[int, Node](), dict[str, Value]()
     for number, one in enumerate(chosen):
         if progress is not None:
             progress("rounding weights", number + 1, len(chosen))
-        layers.append(_layer(number, one, largest[one.source], bits))
+        layers.append(_layer(number, one, seen, bits))
         bias: Weight | None = None
         if one.bias is not None:
             bias = Weight(_free(f"{one.name}.bias", {*graph.weights, *weights}))
@@ -85,14 +87,15 @@ def _product(graph: Graph, number: int, one: ProductCandidate, bias: Weight | No
     return Node(first.name, first.path, f"{PRODUCT}{number}", args, (), (one.made,), False, flops)
 
 
-def _layer(number: int, one: ProductCandidate, largest: float, bits: int) -> IntegerLayer:
+def _layer(number: int, one: ProductCandidate, seen: LayerInputs, bits: int) -> IntegerLayer:
     try:
-        weight, scales = quantize_weight(one.weight)
+        weight, scales = seen.rounded(number, one)
     except ValueError as error:
         raise GraphError(f"{one.name}: {error}") from None
     own = min(bits, most_bits(weight))
     if own < 8:
         raise GraphError(f"{one.name}: sums of {one.shape.terms} products overflow, even of 8 bits")
+    largest = seen.largest[one.source]
     scale = float(np.float32(ROOM * largest / top_of(own))) if largest > 1e-20 else 1.0
     return IntegerLayer(number, one.name, one.shape, own, scale, weight, scales)
 
@@ -104,21 +107,18 @@ def _free(name: str, taken: set[str]) -> str:
     return found
 
 
-def _largest(
+def _seen(
     model: NetworkModel,
-    sources: set[str],
+    chosen: Sequence[ProductCandidate],
     pictures: Iterable[Array],
     progress: Callable[[str, int, int], None] | None,
-) -> Mapping[str, float]:
-    """The largest size of these values over the pictures."""
-    found = dict.fromkeys(sources, 0.0)
+) -> LayerInputs:
+    """What the pictures make of the inputs of these layers."""
+    found = LayerInputs(chosen)
 
     def look(name: str, tensor: Tensor) -> None:
-        if name in found:
-            size = float(tensor.abs().max())
-            if not np.isfinite(size):
-                raise GraphError(f"{name} isn't finite for a picture that was given")
-            found[name] = max(found[name], size)
+        if name in found.largest:
+            found.add(name, tensor.numpy())
 
     run = _watched(model, look)
     count = 0
@@ -156,4 +156,8 @@ def _watched(model: NetworkModel, look: Callable[[str, Tensor], None]) -> Callab
                 look(value.name, held[value.name])
 
     watched = Watched(graph, range(len(graph.nodes)), model.weights)
-    return lambda pixels: watched.run(0, {name: pixels}) and None
+
+    def watch(pixels: Array) -> None:
+        watched.run(0, {name: pixels})
+
+    return watch
