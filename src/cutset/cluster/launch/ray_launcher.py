@@ -69,12 +69,13 @@ class RayDriverProcess(Protocol):
         """Ends it, in order while the patience lasts."""
 
 
-def open_driver() -> RayDriverProcess:
-    """A driver's process, with the Ray that is installed. Raises ConfigError where that isn't the right one."""
+def open_driver(folder: Path | None = None) -> RayDriverProcess:
+    """A driver's process, with the Ray that is installed; it removes the folder when it is left alone. Raises
+    ConfigError where that isn't the right Ray."""
     check_installed()
     env = environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
     module, stderr = "cutset.cluster.launch.ray_driver", None if os.environ.get("CUTSET_DEBUG") else DEVNULL
-    return Child("Ray's driver", [module], env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
+    return Child("Ray's driver", [module], directory=folder, env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
 
 
 def check_ray(ray: str, place: Sequence[str], *, insecure: bool, counted: bool, flag: str) -> RayOptions | None:
@@ -115,7 +116,7 @@ class RayLauncher:
     ) -> None:
         """`driver` starts the process that talks to Ray."""
         self.keys = new_keys()
-        self._orders, self._options, self._log, self._open = dict(orders), options, log, driver or open_driver
+        self._orders, self._options, self._log = dict(orders), options, log
         self._places: dict[str, tuple[str, bytes]] = {}  # where each is, or was
         self._nodes: dict[str, str] = {}
         self._pids: dict[str, int] = {}
@@ -125,6 +126,7 @@ class RayLauncher:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="cutset-")) if options.where == "local" else None
+        self._open = driver or (lambda: open_driver(self._folder))
         self._driver: RayDriverProcess | None = None
         self._failed: CutsetError | None = None
         self._step = threading.Condition(self._lock)
