@@ -197,6 +197,7 @@ def test_one_command_with_a_local_ray_and_nothing_stays(tmp_path: Path) -> None:
     assert placed.stdout == alone.stdout
     assert json.loads((tmp_path / "o.json").read_text())
     until(lambda: not [pid for pid in _raylets() if _started(pid) > begun])
+    assert not [path for path in Path("/tmp").glob("cutset-*/ray") if path.stat().st_mtime > begun]
 
 
 def _raylets() -> list[int]:

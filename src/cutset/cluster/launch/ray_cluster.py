@@ -10,11 +10,13 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cutset.cluster.launch.party_cluster import PartyEvent
@@ -49,6 +51,7 @@ class RayCluster:
 
     def __init__(self) -> None:
         self._local: Any = None
+        self._folder: Path | None = None  # of a local cluster
         self._group: Any = None
         self._needs: list[dict[str, Any]] = []
         self._address = ""
@@ -105,7 +108,10 @@ class RayCluster:
         ray._private.utils.write_ray_address = ray._private.utils.reset_ray_address = lambda *where: None
         ray._private.services.resolve_ip_for_localhost = lambda host: host
         node = {"num_cpus": order["cpus"], "node_ip_address": LOOPBACK, "object_store_memory": STORE}
-        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": order["folder"]}
+        # Ray lets everybody into its directory, with its sockets and logs: so it lies in one that is this user's alone.
+        self._folder = Path(order["folder"])
+        place = str(self._folder / "ray")
+        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": place}
         self._local = Cluster(initialize_head=True, head_node_args=head)
         for _ in range(int(order["nodes"]) - 1):
             self._local.add_node(wait=False, **node)
@@ -192,6 +198,8 @@ class RayCluster:
         if self._local is not None:
             with contextlib.suppress(Exception):
                 self._local.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _resources(needs: Needs, there: Mapping[str, float]) -> dict[str, Any]:
