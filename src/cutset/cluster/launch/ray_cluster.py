@@ -28,6 +28,7 @@ __all__ = ["ActorAttempt", "RayCluster"]
 
 LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 REACHABLE = 5.0  # seconds until a head must accept a connection
+MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
 PROBING = 30.0  # seconds until a cluster must say whether it takes callers without a token
@@ -67,8 +68,8 @@ class RayCluster:
             # No processes for tasks that nobody will ask for; and parties compute at the usual priority.
             os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
             where = self._start_nodes(order)
-        elif where != "auto":
-            _check_reachable(where)
+        else:
+            where = _reachable(where)
         import ray
         from ray.exceptions import AuthenticationError
 
@@ -112,8 +113,10 @@ class RayCluster:
         self._folder = Path(order["folder"])
         place = str(self._folder / "ray")
         head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": place}
+        if order["gpus"]:
+            head["num_gpus"] = order["gpus"]
         self._local = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(int(order["nodes"]) - 1):
+        for _ in range(min(int(order["nodes"]), MOST_NODES) - 1):
             self._local.add_node(wait=False, **node)
         self._local.wait_for_nodes(STARTING)
         return str(self._local.address)
@@ -223,19 +226,26 @@ def _bundle(options: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in (words | options["resources"]).items() if amount}
 
 
-def _check_reachable(where: str) -> None:
-    host, _, port = where.rpartition(":")
+def _reachable(where: str) -> str:
+    """The address of a head that accepts connections: Ray itself would try for a minute. Raises LinkError."""
+    address = where
+    if where == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address("auto") or ""
+        if not address:
+            raise LinkError(_unreachable(where, ConnectionError("none runs on this machine")))
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
-    except OSError as error:
-        raise LinkError(_unreachable(where, error)) from None
+    except (OSError, ValueError) as error:
+        raise LinkError(_unreachable(address, error)) from None
+    return address
 
 
 def _unreachable(where: str, error: Exception) -> str:
     why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
-    start = "start one with `ray start --head`, or name its head as --ray HOST:PORT"
-    if where != "auto":
-        start = "start its head with `ray start --head`, or name another"
+    start = "start its head with `ray start --head`, or name another as --ray HOST:PORT"
     return f"no Ray cluster can be reached at {where} ({why}): {start}"
 
 

@@ -223,12 +223,14 @@ class RayLauncher:
             self._driver, self._stage = driver, "connecting"
             self._ended.clear()
         cpus = max(sum(order.needs.cpus for order in self._orders.values()), 1.0)
+        gpus = sum(order.needs.gpus for order in self._orders.values())
         parties = {name: self._described(order) for name, order in self._orders.items()}
         driver.ask(
             {
                 "command": "begin",
                 "where": self._options.where,
                 "nodes": len(self._orders),
+                "gpus": -(-gpus // 1),
                 "cpus": -(-cpus // 1),  # any of the local nodes has room for all: a party that dies finds a place
                 "folder": str(self._folder or ""),
                 "insecure": self._options.insecure,
@@ -289,6 +291,9 @@ class RayLauncher:
         """Takes events until this driver has ended; whether it had parties placed."""
         driver, placed, failure = self._driver, False, ""
         assert driver is not None
+        hangs = threading.Timer(CONNECTING + PLACING, driver.end)
+        hangs.daemon = True
+        hangs.start()
         while True:
             try:
                 event = driver.answer()
@@ -298,8 +303,11 @@ class RayLauncher:
             if event["event"] == "failed":
                 failure = str(event["why"])
                 break
-            placed = placed or event["event"] == "placed"
+            if event["event"] == "placed":
+                placed = True
+                hangs.cancel()
             self._take(event)
+        hangs.cancel()
         with self._lock:
             first = not self._places and not placed
             if self._driver is driver:
