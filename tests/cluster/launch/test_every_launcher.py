@@ -1,4 +1,4 @@
-"""Stages of every launcher: the same tokens when one is killed in the middle of an answer, and then it is there again."""
+"""Stages of every launcher: the same tokens when one is killed in the middle of an answer, then it is there again."""
 
 from __future__ import annotations
 
