@@ -217,3 +217,20 @@ def _started(pid: int) -> float:
         return Path(f"/proc/{pid}").stat().st_mtime
     except OSError:
         return 0.0
+
+
+def test_a_cluster_without_tokens_is_refused_whatever_this_side_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that nobody asks for protects nothing; and what is accepted works."""
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}.items():
+        monkeypatch.setenv(name, value)
+    open_to_all = Nodes(1, {"RAY_AUTH_MODE": "disabled"})
+    try:
+        with pytest.raises(CutsetError, match="takes callers without a token"):
+            LLM("story", stages=1, ray=open_to_all.address, **SMALL)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(CutsetError, match="--insecure-ray"):
+            LLM("story", stages=1, ray=open_to_all.address, **SMALL)
+        with LLM("story", stages=1, ray=open_to_all.address, insecure_ray=True, **SMALL) as llm:
+            assert answer(llm)
+    finally:
+        open_to_all.close()
