@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 
 from cutset.config import load_settings
 from models.test_adapter import write_adapter
-from models.test_families import write_checkpoint
+from models.family_checkpoints import write_checkpoint
 from tests.serve.replica_servers import SlowReplicas, choices, replicated, stream
 
 PROMPT = [5, 9, 3, 77, 12]

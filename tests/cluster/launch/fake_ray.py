@@ -222,7 +222,7 @@ class Fakes:
     def __init__(self, cluster: FakeCluster) -> None:
         self.cluster, self.drivers = cluster, list[FakeDriver]()
 
-    def open(self) -> FakeDriver:
+    def open(self, folder: Path | None = None) -> FakeDriver:
         self.drivers.append(FakeDriver(self.cluster))
         return self.drivers[-1]
 

@@ -34,7 +34,7 @@ def main() -> None:
         elif what == "new head":
             for old in list(cluster.worker_nodes):
                 cluster.remove_node(old, allow_graceful=False)
-            args = node | {"num_cpus": 4, "include_dashboard": False, "gcs_server_port": port, "redis_port": port}
+            args = node | {"num_cpus": 4, "include_dashboard": False, "gcs_server_port": port}
             cluster = Cluster(initialize_head=True, head_node_args=args)
         print(json.dumps({"done": what}), file=events)
     cluster.shutdown()

@@ -197,6 +197,7 @@ def test_one_command_with_a_local_ray_and_nothing_stays(tmp_path: Path) -> None:
     assert placed.stdout == alone.stdout
     assert json.loads((tmp_path / "o.json").read_text())
     until(lambda: not [pid for pid in _raylets() if _started(pid) > begun])
+    assert not [path for path in Path("/tmp").glob("cutset-*/ray") if path.stat().st_mtime > begun]
 
 
 def _raylets() -> list[int]:
@@ -216,3 +217,20 @@ def _started(pid: int) -> float:
         return Path(f"/proc/{pid}").stat().st_mtime
     except OSError:
         return 0.0
+
+
+def test_a_cluster_without_tokens_is_refused_whatever_this_side_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that nobody asks for protects nothing; and what is accepted works."""
+    for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}.items():
+        monkeypatch.setenv(name, value)
+    open_to_all = Nodes(1, {"RAY_AUTH_MODE": "disabled"})
+    try:
+        with pytest.raises(CutsetError, match="takes callers without a token"):
+            LLM("story", stages=1, ray=open_to_all.address, **SMALL)
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        with pytest.raises(CutsetError, match="--insecure-ray"):
+            LLM("story", stages=1, ray=open_to_all.address, **SMALL)
+        with LLM("story", stages=1, ray=open_to_all.address, insecure_ray=True, **SMALL) as llm:
+            assert answer(llm)
+    finally:
+        open_to_all.close()

@@ -42,6 +42,7 @@ def test_a_node_goes_in_the_middle_of_a_stream(fakes: Fakes) -> None:
     assert fakes.cluster.living() == []
 
 
+@pytest.mark.slow
 def test_an_accelerator_is_placed_and_again_with_another_key(fakes: Fakes, tmp_path: Path) -> None:
     mine = new_keys()
     secret, _ = save_keys(mine, "me", tmp_path)

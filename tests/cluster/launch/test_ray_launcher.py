@@ -15,7 +15,7 @@ from cutset.cluster.launch.ray_launcher import PartyOrder, RayLauncher, RayOptio
 from cutset.engine.params import SamplingParams
 from cutset.errors import EngineError, LinkError
 from cutset.link import Timeouts, connect
-from cutset.link.keys import Keys
+from cutset.link.keys import Keys, new_keys
 from cutset.llm import LLM
 
 PROMPT, PARAMS = "Once upon a time", SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
@@ -111,6 +111,8 @@ def test_the_same_tokens_and_a_key_of_its_own_for_each(llm: LLM, fakes: Fakes, w
         assert 0 < memory < party["needs"]["memory"]
         assert "story" not in str(party["order"]["command"]), "weights come over the link, not from a path of ours"
     assert launcher.keys.secret.hex() not in str(order)
+    assert admits(launcher, "stage0", launcher.keys)
+    assert not admits(launcher, "stage0", new_keys()), "who else is in the cluster has another key"
 
 
 def test_a_node_goes_in_the_middle_of_an_answer(llm: LLM, fakes: Fakes, whole: list[int]) -> None:

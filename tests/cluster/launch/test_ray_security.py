@@ -102,6 +102,28 @@ def test_a_command_says_it_in_one_line(
     assert len(error.strip().splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "say where to listen"),
+        (["--ray", "local"], "--ray needs --allow"),
+        (["--ray", "local", "--allow", "x", "--listen", "shm://x"], "--listen and --ray don't go together"),
+        (["--ray", "auto", "--allow", "{key}"], "--insecure-ray"),
+        (["--ray", "local", "--allow", "{key}", "--place", "stage0=gpu:1"], "there is no 'stage0'"),
+        (["--place", "accelerator=gpu:1", "--allow", "{key}"], "is for --ray"),
+    ],
+)
+def test_an_accelerator_says_it_too(
+    there: pytest.MonkeyPatch, tmp_path: Path, flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = tmp_path / "me.pub"
+    key.write_text("ab" * 32)
+    assert main(["accelerator", "story", *(flag.format(key=key) for flag in flags)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert "Traceback" not in error
+
+
 def test_a_variable_left_from_before_places_nothing(there: pytest.MonkeyPatch) -> None:
     there.setenv("CUTSET_RAY", "auto")
     assert main(["generate", "story", "--prompt", "a", "--max-tokens", "1"]) == 2

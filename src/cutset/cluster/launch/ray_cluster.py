@@ -10,11 +10,13 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cutset.cluster.launch.party_cluster import PartyEvent
@@ -26,6 +28,7 @@ __all__ = ["ActorAttempt", "RayCluster"]
 
 LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 REACHABLE = 5.0  # seconds until a head must accept a connection
+MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
 PROBING = 30.0  # seconds until a cluster must say whether it takes callers without a token
@@ -49,6 +52,7 @@ class RayCluster:
 
     def __init__(self) -> None:
         self._local: Any = None
+        self._folder: Path | None = None  # of a local cluster
         self._group: Any = None
         self._needs: list[dict[str, Any]] = []
         self._address = ""
@@ -64,8 +68,8 @@ class RayCluster:
             # No processes for tasks that nobody will ask for; and parties compute at the usual priority.
             os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
             where = self._start_nodes(order)
-        elif where != "auto":
-            _check_reachable(where)
+        else:
+            where = _reachable(where)
         import ray
         from ray.exceptions import AuthenticationError
 
@@ -105,9 +109,14 @@ class RayCluster:
         ray._private.utils.write_ray_address = ray._private.utils.reset_ray_address = lambda *where: None
         ray._private.services.resolve_ip_for_localhost = lambda host: host
         node = {"num_cpus": order["cpus"], "node_ip_address": LOOPBACK, "object_store_memory": STORE}
-        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": order["folder"]}
+        # Ray lets everybody into its directory, with its sockets and logs: so it lies in one that is this user's alone.
+        self._folder = Path(order["folder"])
+        place = str(self._folder / "ray")
+        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": place}
+        if order["gpus"]:
+            head["num_gpus"] = order["gpus"]
         self._local = Cluster(initialize_head=True, head_node_args=head)
-        for _ in range(int(order["nodes"]) - 1):
+        for _ in range(min(int(order["nodes"]), MOST_NODES) - 1):
             self._local.add_node(wait=False, **node)
         self._local.wait_for_nodes(STARTING)
         return str(self._local.address)
@@ -192,6 +201,8 @@ class RayCluster:
         if self._local is not None:
             with contextlib.suppress(Exception):
                 self._local.shutdown()
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _resources(needs: Needs, there: Mapping[str, float]) -> dict[str, Any]:
@@ -215,19 +226,26 @@ def _bundle(options: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in (words | options["resources"]).items() if amount}
 
 
-def _check_reachable(where: str) -> None:
-    host, _, port = where.rpartition(":")
+def _reachable(where: str) -> str:
+    """The address of a head that accepts connections: Ray itself would try for a minute. Raises LinkError."""
+    address = where
+    if where == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        address = canonicalize_bootstrap_address("auto") or ""
+        if not address:
+            raise LinkError(_unreachable(where, ConnectionError("none runs on this machine")))
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
-    except OSError as error:
-        raise LinkError(_unreachable(where, error)) from None
+    except (OSError, ValueError) as error:
+        raise LinkError(_unreachable(address, error)) from None
+    return address
 
 
 def _unreachable(where: str, error: Exception) -> str:
     why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
-    start = "start one with `ray start --head`, or name its head as --ray HOST:PORT"
-    if where != "auto":
-        start = "start its head with `ray start --head`, or name another"
+    start = "start its head with `ray start --head`, or name another as --ray HOST:PORT"
     return f"no Ray cluster can be reached at {where} ({why}): {start}"
 
 

@@ -4,9 +4,10 @@ It is a child of the process that serves, which thus loads nothing of Ray's: no 
 secret key, a driver that Ray ends (as when the head is gone for a minute) ends alone, and one that hangs is killed.
 Commands come as lines of JSON on stdin, events go as lines of JSON to stdout:
 
-    → {"command": "begin", "where", "nodes", "cpus", "folder", "insecure", "parties": {name: {"needs", "order"}}}
+    → {"command": "begin", "where", "nodes", "cpus", "gpus", "folder", "insecure",
+       "parties": {name: {"needs", "order"}}}
     → {"command": "start", "name"}                         ← {"event": "step", "what"}
-    → {"command": "end"}                                   ← {"event": "placed", "nodes"}
+    → {"command": "end"}                                   ← {"event": "placed", "where"}
                                                            ← {"event": "up", "name", "address", "key", "node"}
                                                            ← {"event": "waiting", "name", "why"}
                                                            ← {"event": "gone", "name", "why"}

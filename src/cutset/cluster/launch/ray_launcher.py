@@ -69,12 +69,13 @@ class RayDriverProcess(Protocol):
         """Ends it, in order while the patience lasts."""
 
 
-def open_driver() -> RayDriverProcess:
-    """A driver's process, with the Ray that is installed. Raises ConfigError where that isn't the right one."""
+def open_driver(folder: Path | None = None) -> RayDriverProcess:
+    """A driver's process, with the Ray that is installed; it removes the folder when it is left alone. Raises
+    ConfigError where that isn't the right Ray."""
     check_installed()
     env = environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
     module, stderr = "cutset.cluster.launch.ray_driver", None if os.environ.get("CUTSET_DEBUG") else DEVNULL
-    return Child("Ray's driver", [module], env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
+    return Child("Ray's driver", [module], directory=folder, env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
 
 
 def check_ray(ray: str, place: Sequence[str], *, insecure: bool, counted: bool, flag: str) -> RayOptions | None:
@@ -115,7 +116,7 @@ class RayLauncher:
     ) -> None:
         """`driver` starts the process that talks to Ray."""
         self.keys = new_keys()
-        self._orders, self._options, self._log, self._open = dict(orders), options, log, driver or open_driver
+        self._orders, self._options, self._log = dict(orders), options, log
         self._places: dict[str, tuple[str, bytes]] = {}  # where each is, or was
         self._nodes: dict[str, str] = {}
         self._pids: dict[str, int] = {}
@@ -125,6 +126,7 @@ class RayLauncher:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._folder = Path(tempfile.mkdtemp(prefix="cutset-")) if options.where == "local" else None
+        self._open = driver or (lambda: open_driver(self._folder))
         self._driver: RayDriverProcess | None = None
         self._failed: CutsetError | None = None
         self._step = threading.Condition(self._lock)
@@ -221,12 +223,14 @@ class RayLauncher:
             self._driver, self._stage = driver, "connecting"
             self._ended.clear()
         cpus = max(sum(order.needs.cpus for order in self._orders.values()), 1.0)
+        gpus = sum(order.needs.gpus for order in self._orders.values())
         parties = {name: self._described(order) for name, order in self._orders.items()}
         driver.ask(
             {
                 "command": "begin",
                 "where": self._options.where,
                 "nodes": len(self._orders),
+                "gpus": -(-gpus // 1),
                 "cpus": -(-cpus // 1),  # any of the local nodes has room for all: a party that dies finds a place
                 "folder": str(self._folder or ""),
                 "insecure": self._options.insecure,
@@ -287,6 +291,9 @@ class RayLauncher:
         """Takes events until this driver has ended; whether it had parties placed."""
         driver, placed, failure = self._driver, False, ""
         assert driver is not None
+        hangs = threading.Timer(CONNECTING + PLACING, driver.end)
+        hangs.daemon = True
+        hangs.start()
         while True:
             try:
                 event = driver.answer()
@@ -296,8 +303,11 @@ class RayLauncher:
             if event["event"] == "failed":
                 failure = str(event["why"])
                 break
-            placed = placed or event["event"] == "placed"
+            if event["event"] == "placed":
+                placed = True
+                hangs.cancel()
             self._take(event)
+        hangs.cancel()
         with self._lock:
             first = not self._places and not placed
             if self._driver is driver:

@@ -11,7 +11,7 @@ from cutset.errors import CutsetError
 
 __all__ = ["Supervisor"]
 
-TICK = 0.1  # seconds between two looks
+TICK = 0.25  # seconds between two looks
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds until one is started that ends soon again and again
 STEADY = 30.0  # seconds after which a worker that ends counts as one that had run
 
