@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from cutset.config import load_settings
-from models.test_adapter import write_adapter
 from models.family_checkpoints import write_checkpoint
+from models.test_adapter import write_adapter
 from tests.serve.replica_servers import SlowReplicas, choices, replicated, stream
 
 PROMPT = [5, 9, 3, 77, 12]

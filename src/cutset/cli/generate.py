@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         prompt = read_bounded(args.prompt_file) if args.prompt_file else args.prompt
     if args.remote is not None:
+        if args.receipt is not None:
+            raise ConfigError("--receipt is of answers made here: a remote server signs those that it makes")
         with _text_to(args.output):
             _print(remote_answer(args, prompt, sampling_from(args), watched=sys.stdout.isatty()))
         return 0

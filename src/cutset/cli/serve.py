@@ -180,10 +180,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--replicas are other processes than the one that --evidence and --model-key are of")
     memory = memory_from(args.memory) if pooled else 0
     with contextlib.ExitStack() as stack:
-        reached = reached_from(args, _keys(args), lambda: _keys(args), stack)
-        template = template_from(args)
         certified = args.tls_cert is not None
         provider = provider_from(args, over=certified, needs="a certificate: give --tls-cert and --tls-key too")
+        reached = reached_from(args, _keys(args), lambda: _keys(args), stack, provider)
+        template = template_from(args)
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
             body_bytes=args.max_body << 10,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cutset.serve.records import Sink
     from cutset.serve.reload import FileWatch
     from cutset.serve.tls import Certificate
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["Reached", "add_front", "memory_from", "reached_from", "template_from"]
 
@@ -94,10 +95,14 @@ def add_front(parser: argparse.ArgumentParser) -> None:
 
 
 def reached_from(
-    args: argparse.Namespace, keys: Sequence[str], read_keys: Callable[[], list[str]], stack: ExitStack
+    args: argparse.Namespace,
+    keys: Sequence[str],
+    read_keys: Callable[[], list[str]],
+    stack: ExitStack,
+    provider: Provider | None = None,
 ) -> Reached:
-    """What the flags say; `read_keys` reads the API keys anew where they lie in a file. What has to be closed is left
-    to the `stack`. Raises ConfigError."""
+    """What the flags say; `read_keys` reads the API keys anew where they lie in a file, `provider` gives evidence for the
+    key of receipts. What has to be closed is left to the `stack`. Raises ConfigError."""
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front, check_hosts, check_origins, check_root_path
     from cutset.serve.reload import FileWatch
@@ -142,7 +147,12 @@ def reached_from(
         watch.add([tls.chain, tls.key], tls.read)
         for caution in tls.cautions():
             say(f"cutset: warning: {caution}")
-    return Reached(auth, front, watch, tls, sinks, say, issuers_from(args.receipt_key, say))
+    evidence_of = None
+    if provider is not None:
+        from cutset.trust.signing_key import evidence_by
+
+        evidence_of = evidence_by(provider)
+    return Reached(auth, front, watch, tls, sinks, say, issuers_from(args.receipt_key, say, evidence_of))
 
 
 def template_from(args: argparse.Namespace) -> str | None:

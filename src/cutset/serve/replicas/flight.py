@@ -40,6 +40,7 @@ class Flight:
         salt: str | None,
         adapter: str | None,
         digests: list[bytes],  # see PrefixRoutes
+        background: bool = False,  # others go before it
     ) -> None:
         self.request_id, self.digests = request_id, digests
         self.receive = receive
@@ -47,7 +48,7 @@ class Flight:
         self.losses = 0  # of replicas, since the last token came
         self._prompt_tokens = len(ids)
         self._ids = ids.astype("<i4", copy=False).tobytes()
-        self._params, self._adapter = params_to_wire(params), adapter
+        self._params, self._adapter, self._background = params_to_wire(params), adapter, background
         # Its digest names the same requests, and any text has one, while not every text can be sent.
         self._salt = None if salt is None else hashlib.sha256(salt.encode("utf-8", "surrogatepass")).hexdigest()
         self._outputs = [array("i") for _ in range(params.n)]
@@ -65,7 +66,8 @@ class Flight:
         if self._cached is not None:
             outputs = [np.array(one, dtype="<i4").tobytes() for one in self._outputs]
             resumed = ResumedOutputs(outputs, sorted(self._ended), self._cached)
-        return SubmitRequest(number, self._ids, self._params, self._salt, self._adapter, resumed)
+        asked = self._ids, self._params, self._salt, self._adapter
+        return SubmitRequest(number, *asked, resumed, self._background)
 
     def fail(self, why: str) -> None:
         """There is no more of it."""

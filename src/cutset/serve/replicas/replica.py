@@ -173,6 +173,7 @@ class _Serving:
                 on_delta=partial(self._receive, number),
                 cache_salt=message.salt,
                 adapter=message.adapter,
+                background=message.background,
                 resumption=None if message.resumed is None else message.resumed.resumption(),
             )
         except Exception as error:

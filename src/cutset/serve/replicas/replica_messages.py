@@ -98,6 +98,7 @@ class SubmitRequest(msgspec.Struct, tag="submit", array_like=True, forbid_unknow
     salt: Name | None
     adapter: Name | None
     resumed: ResumedOutputs | None
+    background: bool = False  # others go before it
 
 
 class EmbedTexts(msgspec.Struct, tag="embed", array_like=True, forbid_unknown_fields=True):

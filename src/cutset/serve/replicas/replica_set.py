@@ -127,6 +127,7 @@ class ReplicaSet:
         *,
         salt: str | None = None,
         adapter: str | None = None,
+        background: bool = False,
     ) -> Callable[[], None]:
         """Hands in a request; threads call `receive`, which must not block, with its deltas in order. What is returned
         cancels it. Raises EngineError once this is closed."""
@@ -134,7 +135,7 @@ class ReplicaSet:
             params = replace(params, seed=secrets.randbits(63))
         digests = self._routes.digests(ids, salt, adapter)
         name = f"request-{next(self._requests)}"
-        flight = Flight(name, ids, params, receive, salt=salt, adapter=adapter, digests=digests)
+        flight = Flight(name, ids, params, receive, salt=salt, adapter=adapter, digests=digests, background=background)
         self._enqueue(flight)
         return lambda: self._cancel(flight)
 

@@ -153,6 +153,7 @@ class ReplicatedLLM(AsyncLLM):
         on_delta: Callable[[Delta], object],
         cache_salt: str | None = None,
         adapter: str | None = None,
+        background: bool = False,
         resumption: Resumption | None = None,
     ) -> RequestHandle:
         """See AsyncLLM. Its seed is fixed here, so that another replica can go on with it."""
@@ -161,7 +162,8 @@ class ReplicatedLLM(AsyncLLM):
         self.adapter(adapter)
         params = self.params(params)
         ids = self._checked(ids, params)
-        cancel = self.replicas.submit(ids, params, on_delta, salt=cache_salt, adapter=adapter)
+        asked = ids, params, on_delta
+        cancel = self.replicas.submit(*asked, salt=cache_salt, adapter=adapter, background=background)
         return RequestHandle("", ids, None, None, cancel)
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ def _window(compiler: Compiler, call: NodeCall, kernel: tuple[int, ...]) -> Wind
     before, after = pads_of(given, size, kernel, steps, gaps)
     if len(before) != 2 or min(*before, *after) < 0:
         return None
-    return Window(kernel[0], kernel[1], steps[0], steps[1], before[0], before[1], gaps[0], gaps[1])
+    return Window(*kernel, *steps, *before, *gaps)
 
 
 def _transposed(compiler: Compiler, call: NodeCall) -> SparseLayer | bool:
