@@ -101,8 +101,8 @@ def reached_from(
     stack: ExitStack,
     provider: Provider | None = None,
 ) -> Reached:
-    """What the flags say; `read_keys` reads the API keys anew where they lie in a file, `provider` gives evidence for the
-    key of receipts. What has to be closed is left to the `stack`. Raises ConfigError."""
+    """What the flags say; `read_keys` reads the API keys anew where they lie in a file, `provider` gives evidence for
+    the key of receipts. What has to be closed is left to the `stack`. Raises ConfigError."""
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front, check_hosts, check_origins, check_root_path
     from cutset.serve.reload import FileWatch
