@@ -37,6 +37,7 @@ from cutset.video.quantised.quantising import quantise_network
 from cutset.video.torch_model import TorchModel
 from video.onnx_networks import Builder
 from video.quantised.integer_networks import mixed, pictures
+from video.quantised.test_zoo_private import in_every_mode
 
 
 class TwinProducts:
@@ -104,6 +105,10 @@ def test_the_bits_are_those_of_numpy_products(quantised: IntegerNetwork) -> None
         for name, value in slow.run(picture).items():
             np.testing.assert_array_equal(fast.run(picture)[name], value)
     assert twin.numbers == list(range(7)) * 4
+
+
+def test_every_mode_gives_the_same_bits(floats: TorchModel, quantised: IntegerNetwork) -> None:
+    in_every_mode(floats, quantised, pictures(2))
 
 
 def test_layers_that_are_not_worth_it_stay_here(floats: TorchModel) -> None:

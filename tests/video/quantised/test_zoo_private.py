@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("torch")
 
 from cutset.private_pictures import PrivateNetwork, products_of
+from cutset.video.quantised.integer_network import IntegerNetwork
 from cutset.video.quantised.quantising import quantise_network
 from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
@@ -29,10 +30,7 @@ ZOO = [
 ]
 
 
-def in_every_mode(name: str, size: int, head: bool) -> None:
-    model = TorchModel.of(build(name, head=head), (1, 3, size, size))
-    given = pictures(2, size=(size, size))
-    network = quantise_network(model, given, name)
+def in_every_mode(model: TorchModel, network: IntegerNetwork, given: list[Any]) -> None:
     with PrivateNetwork(network, threads=1) as local:
         wanted = [local.run(picture) for picture in given]
     for right, floats in zip(wanted, map(model.run, given), strict=True):
@@ -50,12 +48,8 @@ def in_every_mode(name: str, size: int, head: bool) -> None:
                 assert private.offload.convolutions.times.calls == 2 * len(network.layers)
 
 
-@pytest.mark.parametrize("name", ["alexnet"])
-def test_a_network_without_its_head(name: str) -> None:
-    in_every_mode(name, 64, head=False)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), ZOO)
 def test_networks_of_the_zoo(name: str, size: int) -> None:
-    in_every_mode(name, size, head=True)
+    model, given = TorchModel.of(build(name), (1, 3, size, size)), pictures(2, size=(size, size))
+    in_every_mode(model, quantise_network(model, given, name), given)
