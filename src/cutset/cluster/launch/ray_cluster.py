@@ -104,7 +104,7 @@ class RayCluster:
         if self._local is None and not order["insecure"] and not _refuses_others(self._address):
             raise ConfigError(
                 f"the Ray cluster at {self._address} takes callers without a token, or doesn't say: whoever reaches it "
-                "could vouch for any key. Start all its nodes with RAY_AUTH_MODE=token, or accept it with --insecure-ray"
+                "could vouch for any key. Start its nodes with RAY_AUTH_MODE=token, or accept it with --insecure-ray"
             )
         return f"the Ray cluster at {self._address}"
 
