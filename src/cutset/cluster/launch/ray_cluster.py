@@ -34,8 +34,17 @@ STARTING = 90.0  # seconds until all local nodes must be there
 PROBING = 30.0  # seconds until a cluster must say whether it takes callers without a token
 SLIVER = 0.001  # of a node's own resource, by which a party is bound to it
 WHOLE_NODE = "node:"  # what Ray calls that resource, before the address
-# Ends with 0 where a cluster answers somebody without a token.
-PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1]).internal_kv_keys(b'', None)"
+# Ends with REFUSED where a cluster refuses somebody without a token, as it should.
+REFUSED = 3
+PROBE = f"""
+import sys
+from ray._raylet import GcsClient
+from ray.exceptions import AuthenticationError
+try:
+    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None)
+except AuthenticationError:
+    sys.exit({REFUSED})
+"""
 
 
 @dataclass(eq=False)
@@ -92,10 +101,10 @@ class RayCluster:
         except (RuntimeError, ValueError) as error:
             raise LinkError(_refused(where, error)) from None
         self._address = str(context.address_info["gcs_address"])
-        if self._local is None and not order["insecure"] and _takes_anybody(self._address):
+        if self._local is None and not order["insecure"] and not _refuses_others(self._address):
             raise ConfigError(
-                f"the Ray cluster at {self._address} takes callers without a token, so whoever reaches it could vouch "
-                "for any key. Start all of its nodes with RAY_AUTH_MODE=token, or accept it with --insecure-ray"
+                f"the Ray cluster at {self._address} takes callers without a token, or doesn't say: whoever reaches it "
+                "could vouch for any key. Start its nodes with RAY_AUTH_MODE=token, or accept it with --insecure-ray"
             )
         return f"the Ray cluster at {self._address}"
 
@@ -256,8 +265,8 @@ def _refused(where: str, error: Exception) -> str:
     return f"the Ray cluster at {where} can't be used: {text[:300]}"
 
 
-def _takes_anybody(address: str) -> bool:
-    """Whether the cluster answers who has no token."""
+def _refuses_others(address: str) -> bool:
+    """Whether the cluster was seen to refuse who has no token; a cluster of which nothing is known doesn't."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
     env |= {"RAY_AUTH_MODE": "disabled"}
     try:
@@ -272,7 +281,7 @@ def _takes_anybody(address: str) -> bool:
         )
     except subprocess.TimeoutExpired:
         return False
-    return done.returncode == 0
+    return done.returncode == REFUSED
 
 
 def _reason(error: Exception) -> str:
