@@ -247,8 +247,6 @@ def test_beginnings_are_found_nearly_as_often_as_by_one_engine(one: Running, two
 
     alone, together = hits(one), hits(two)
     assert together > 0.9 * alone > 0.4
-    samples = [one.stats.generated_tokens for one in two.replicas.states() if one.stats is not None]
-    assert min(samples) > 0.2 * sum(samples), "both have their share"
 
 
 @pytest.mark.slow
