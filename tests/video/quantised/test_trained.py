@@ -58,6 +58,6 @@ def agreement(path: Path, size: tuple[int, int], calibrate: int, pictures: int) 
 
 @pytest.mark.slow
 def test_the_detector_of_text_finds_the_same(text_detector: Path) -> None:
-    found = agreement(text_detector, (224, 320), 4, 24)
+    found = agreement(text_detector, (224, 320), 10, 16)
     assert found.truth >= 100
     assert found.f1 >= 0.98
