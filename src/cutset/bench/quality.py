@@ -192,7 +192,7 @@ def measure_quality(
         yield "float32", own
         if dtypes is None:
             dtypes = ROUNDED if stored in ("float32", "float16", "bfloat16") else ("auto",)
-        wanted = [Variant("", model, dtype) for dtype in dtypes]
+        wanted = [Variant("", model, dtype) for dtype in dict.fromkeys(dtypes) if dtype != "float32"]
         wanted += [each for file in against for each in _variants(file)]
         for one in wanted:
             with LLM(one.model, dtype=one.dtype, **options) as llm:
