@@ -47,18 +47,18 @@ def texts(path: Path) -> list[Any]:
 @pytest.mark.parametrize(
     ("version", "mode", "flags", "message"),
     [
-        (None, None, ["--ray", "local"], "--ray needs Ray: pip install 'cutset[ray]'"),
-        ("2.9.1", None, ["--ray", "local"], "--ray needs Ray 2.60, not 2.9.1: pip install 'cutset[ray]'"),
-        ("2.60.1", None, ["--ray", "auto"], "--ray needs Ray's token authentication"),
+        (None, None, ["--ray", "local"], "--ray needs Ray 2.60, which isn't installed: pip install 'cutset[ray]'"),
+        ("2.9.1", None, ["--ray", "local"], "--ray needs Ray 2.60, and 2.9.1 is installed: pip install 'cutset[ray]'"),
+        ("2.60.1", None, ["--ray", "auto"], "Ray's token authentication is off"),
         ("2.60.1", None, ["--ray", "10.0.0.1:6379"], "--insecure-ray"),
         (
             "2.60.1",
             "token",
             ["--ray", "127.0.0.1:1"],
-            "there is no Ray cluster at 127.0.0.1:1: Connection refused; start",
+            "no Ray cluster can be reached at 127.0.0.1:1 ([Errno 111] Connection refused): start",
         ),
-        ("2.60.1", "token", ["--ray", "here"], "'here' is not local, auto or HOST:PORT"),
-        ("2.60.1", "token", ["--ray", "127.0.0.1:99999999"], "there is no Ray cluster at 127.0.0.1:99999999"),
+        ("2.60.1", "token", ["--ray", "here"], "tcp://here"),
+        ("2.60.1", "token", ["--ray", "127.0.0.1:99999999"], "127.0.0.1:99999999"),
         ("2.60.1", "token", ["--ray", "auto", "--ray-actors", "-1"], "--ray-actors must be from 0"),
     ],
 )

@@ -224,7 +224,9 @@ def _over_ray(
     """Answers what has no answer by actors of a cluster. A signal ends it by Interrupted."""
     from cutset.serve.batches.ray_lines import RayLines
 
-    RayLines(args.input, found, results, order).run(args.ray, actors=args.ray_actors, changed=progress.changed)
+    RayLines(args.input, found, results, order).run(
+        args.ray, actors=args.ray_actors, changed=progress.changed, insecure=args.insecure_ray
+    )
     return True
 
 

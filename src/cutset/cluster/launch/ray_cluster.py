@@ -11,9 +11,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +18,18 @@ from typing import Any
 
 from cutset.cluster.launch.party_cluster import PartyEvent
 from cutset.cluster.launch.party_needs import Needs
+from cutset.cluster.launch.ray_address import check_refuses_others, reachable, unreachable
 from cutset.cluster.launch.ray_party import RayParty
 from cutset.errors import ConfigError, LinkError
 
 __all__ = ["ActorAttempt", "RayCluster"]
 
 LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
-REACHABLE = 5.0  # seconds until a head must accept a connection
 MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
-PROBING = 30.0  # seconds until a cluster must say whether it takes callers without a token
 SLIVER = 0.001  # of a node's own resource, by which a party is bound to it
 WHOLE_NODE = "node:"  # what Ray calls that resource, before the address
-# Ends with REFUSED where a cluster refuses somebody without a token, as it should.
-REFUSED = 3
-PROBE = f"""
-import sys
-from ray._raylet import GcsClient
-from ray.exceptions import AuthenticationError
-try:
-    GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None)
-except AuthenticationError:
-    sys.exit({REFUSED})
-"""
 
 
 @dataclass(eq=False)
@@ -78,7 +63,7 @@ class RayCluster:
             os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
             where = self._start_nodes(order)
         else:
-            where = _reachable(where)
+            where = reachable(where)
         import ray
         from ray.exceptions import AuthenticationError
 
@@ -97,15 +82,12 @@ class RayCluster:
                 "the cluster's"
             ) from None
         except ConnectionError as error:
-            raise LinkError(_unreachable(where, error)) from None
+            raise LinkError(unreachable(where, error)) from None
         except (RuntimeError, ValueError) as error:
             raise LinkError(_refused(where, error)) from None
         self._address = str(context.address_info["gcs_address"])
-        if self._local is None and not order["insecure"] and not _refuses_others(self._address):
-            raise ConfigError(
-                f"the Ray cluster at {self._address} takes callers without a token, or doesn't say: whoever reaches it "
-                "could vouch for any key. Start its nodes with RAY_AUTH_MODE=token, or accept it with --insecure-ray"
-            )
+        if self._local is None and not order["insecure"]:
+            check_refuses_others(self._address)
         return f"the Ray cluster at {self._address}"
 
     def _start_nodes(self, order: Mapping[str, Any]) -> str:
@@ -235,53 +217,11 @@ def _bundle(options: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(amount) for name, amount in (words | options["resources"]).items() if amount}
 
 
-def _reachable(where: str) -> str:
-    """The address of a head that accepts connections: Ray itself would try for a minute. Raises LinkError."""
-    address = where
-    if where == "auto":
-        from ray._private.services import canonicalize_bootstrap_address
-
-        address = canonicalize_bootstrap_address("auto") or ""
-        if not address:
-            raise LinkError(_unreachable(where, ConnectionError("none runs on this machine")))
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
-    except (OSError, ValueError) as error:
-        raise LinkError(_unreachable(address, error)) from None
-    return address
-
-
-def _unreachable(where: str, error: Exception) -> str:
-    why = str(error).strip().splitlines()[0][:150] if str(error).strip() else type(error).__name__
-    start = "start its head with `ray start --head`, or name another as --ray HOST:PORT"
-    return f"no Ray cluster can be reached at {where} ({why}): {start}"
-
-
 def _refused(where: str, error: Exception) -> str:
     text = " ".join(str(error).split())
     if "ersion mismatch" in text:
         text = f"it has another version of Ray or Python than this side: {text[:200]}"
     return f"the Ray cluster at {where} can't be used: {text[:300]}"
-
-
-def _refuses_others(address: str) -> bool:
-    """Whether the cluster was seen to refuse who has no token; a cluster of which nothing is known doesn't."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
-    env |= {"RAY_AUTH_MODE": "disabled"}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, address],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=PROBING,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == REFUSED
 
 
 def _reason(error: Exception) -> str:

@@ -7,11 +7,9 @@ Lines and answers go through Ray's object store as text; nothing of a model does
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,14 +22,15 @@ from numpy.typing import NDArray
 
 from cutset.batches.input_lines import InputLine, LineReader, Survey
 from cutset.batches.line_results import LineResults
-from cutset.errors import ConfigError, CutsetError, EngineError
+from cutset.cluster.launch.ray_address import check_refuses_others, reachable, unreachable
+from cutset.cluster.launch.ray_security import check_installed, check_protected
+from cutset.errors import ConfigError, CutsetError, EngineError, LinkError
+from cutset.link.addresses import parse_address
 from cutset.serve.batches.batch_lines import LineAnswer
 from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
 __all__ = ["RayLines", "check_ray"]
 
-VERSION = "2.60"
-REACHABLE_S = 5.0
 STORE = 256 << 20  # bytes of a local cluster's object store
 AT_A_TIME = 16  # lines that go to an actor together
 
@@ -94,14 +93,14 @@ class RayLines:
     def __init__(self, source: Path, found: Survey, results: LineResults, order: ModelOrder) -> None:
         self._source, self._found, self._results, self._order = source, found, results, order
 
-    def run(self, where: str, *, actors: int, changed: Any) -> None:
+    def run(self, where: str, *, actors: int, changed: Any, insecure: bool = False) -> None:
         """Until each line has its answer on disk. `where`: local, auto or the address of a head; `actors`: how many, 0
-        for one on each node.
+        for one on each node; `insecure`: a cluster that anybody may join will do.
 
-        Raises ConfigError where there is no such cluster, or the input isn't what it was, EngineError where actors
-        fail. What has come by then is on disk.
+        Raises LinkError where there is no such cluster, ConfigError where it lets anybody in or the input isn't what it
+        was, EngineError where actors fail. What has come by then is on disk.
         """
-        with _connected(where, actors, self._order.settings.threads) as ray:
+        with _connected(where, actors, self._order.settings.threads, insecure=insecure) as ray:
             count = actors or sum(bool(node["Alive"]) for node in ray.nodes())
             try:
                 self._run(ray, count, changed)
@@ -174,34 +173,18 @@ def _failure(why: str) -> dict[str, Any]:
 
 def check_ray(where: str, *, insecure: bool) -> None:
     """Raises ConfigError without Ray, with another one, and for a cluster without its token authentication: whoever may
-    join it runs code in the actors."""
-    try:  # not imported yet: Ray reads then how it authenticates
-        found = importlib.metadata.version("ray")
-    except importlib.metadata.PackageNotFoundError:
-        raise ConfigError("--ray needs Ray: pip install 'cutset[ray]'") from None
-    if found.split(".")[:2] != VERSION.split("."):
-        raise ConfigError(f"--ray needs Ray {VERSION}, not {found}: pip install 'cutset[ray]'")
-    if where != "local" and not insecure and os.environ.get("RAY_AUTH_MODE") != "token":
-        raise ConfigError(
-            "--ray needs Ray's token authentication (RAY_AUTH_MODE=token here and on all nodes), or accept a cluster "
-            "that anybody may join with --insecure-ray"
-        )
+    join it runs code in the actors; LinkError where none is there."""
+    if where not in ("local", "auto"):
+        parse_address(f"tcp://{where.removeprefix('ray://')}")
+    check_installed()
+    check_protected(where, insecure=insecure)
     if where not in ("local", "auto"):  # Ray itself would try for minutes
-        host, _, port = where.removeprefix("ray://").rpartition(":")
-        try:
-            if not port.isdecimal():
-                raise OSError(f"{where[:100]!r} is not local, auto or HOST:PORT")
-            socket.create_connection((host.strip("[]"), int(port)), REACHABLE_S).close()
-        except (OSError, OverflowError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise ConfigError(
-                f"there is no Ray cluster at {where[:100]}: {why}; start one, or give --ray local"
-            ) from None
+        reachable(where)
 
 
 @contextmanager
-def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
-    """Ray, connected; a local cluster ends with the block. Raises ConfigError."""
+def _connected(where: str, actors: int, threads: int, *, insecure: bool) -> Iterator[Any]:
+    """Ray, connected; a local cluster ends with the block. Raises ConfigError and LinkError."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     more: dict[str, Any] = {}
@@ -214,14 +197,20 @@ def _connected(where: str, actors: int, threads: int) -> Iterator[Any]:
     import ray.data
 
     try:
-        ray.init(address=where, configure_logging=False, log_to_driver=False, **more)
+        context = ray.init(
+            address=where if where == "local" else reachable(where),
+            configure_logging=False,
+            log_to_driver=False,
+            **more,
+        )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        text = _reason(error)
-        raise ConfigError(f"there is no Ray cluster at {where}: {text}; start one, or give --ray local") from None
+        raise LinkError(unreachable(where, error)) from None
     ray.data.DataContext.get_current().enable_progress_bars = False
     for name in ("ray", "ray.data"):  # set up anew when they were imported
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a run is said once, by us
     try:
+        if where != "local" and not insecure:
+            check_refuses_others(str(context.address_info["gcs_address"]))
         yield ray
     finally:
         ray.shutdown()
