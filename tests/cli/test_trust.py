@@ -135,7 +135,7 @@ def test_another_instruction_set_cannot_tell(signed: Path) -> None:
 
     others = [name for name in extension().available_isas() if name != extension().isa()]
     if not others:
-        pytest.skip("no other instruction set")
+        pytest.skip("the machine has no other instructions")
     command = [sys.executable, "-m", "cutset", "trust", "replay", str(signed / "r"), "story"]
     import os
 

@@ -1,14 +1,10 @@
-"""The handshake: who gets in, what each side is told, what evidence must be bound to; with keys and without."""
+"""The handshake: who gets in, and what each side is told; with keys and without."""
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,94 +13,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cutset.cluster import messages as cluster
 from cutset.errors import ConfigError, FrameError, HandshakeError, LinkError, LinkTimeout
 from cutset.link import Link, Timeouts, connect, listen
 from cutset.link.keys import dialling_keys, key_allowed, listening_keys, new_keys, save_keys
 from cutset.link.peer import (
     MOST_ABOUT,
     MOST_EVIDENCE,
-    Binding,
     Handshake,
-    Hello,
     Protocol,
     Refused,
-    Welcome,
     is_hello,
     peer_key,
     refusal,
     refused,
 )
-from cutset.offload import messages as offload
 from link.hellos import hello, welcome
-
-NUMBERS = itertools.count()
-NO_LINK: Any = None
-TEST = Protocol("test", 7, whom="tester", before=6)
-SERVER, CLIENT, OTHER = new_keys(), new_keys(), new_keys()
-PROTOCOLS = [offload.PROTOCOL, cluster.PROTOCOL]
-
-
-class Side:
-    """A listener with a handshake, in a thread; keeps what it said and heard."""
-
-    def __init__(
-        self, scheme: str, handshake: Handshake, answer: Callable[[bytes], bytes | None] | None = None
-    ) -> None:
-        where = "tcp://127.0.0.1:0" if scheme == "tcp" else f"{scheme}://peer-{os.getpid()}-{next(NUMBERS)}"
-        secrets: dict[str, Any] = {}
-        if scheme == "tcp":
-            secrets = {"keys": SERVER, "allow": [CLIENT.public, OTHER.public]}
-        self.listener = listen(where, **secrets)
-        self.handshake, self._answer = handshake, answer
-        self.accepted: list[Hello] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def connect(self, keys: Any = CLIENT) -> Link:
-        return connect(self.listener.address, keys=keys.expecting(SERVER.public))
-
-    def _serve(self) -> None:
-        while not self._stop.is_set():
-            if (got := self.listener.recv(0.05)) is None:
-                continue
-            link, frame = got
-            header = frame.header
-            frame.release()
-            if self._answer is not None:
-                if (said := self._answer(header)) is not None:
-                    link.send(said)
-                continue
-            try:
-                found = self.handshake.accept(link, header)
-                answer = self.handshake.welcome(link, found, b"all about me")
-                self.accepted.append(found)
-                link.send(answer)
-            except LinkError as error:
-                link.send(refusal(header, str(error)))
-                link.close()
-
-    def close(self) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.listener.close()
-
-
-@contextmanager
-def serving(scheme: str, handshake: Handshake, answer: Any = None) -> Iterator[Side]:
-    side = Side(scheme, handshake, answer)
-    try:
-        yield side
-    finally:
-        side.close()
-
-
-def dial(side: Side, handshake: Handshake, keys: Any = CLIENT, timeout: float = 5.0, **more: Any) -> Welcome:
-    link, found, seconds = handshake.dial(lambda: side.connect(keys), b"me", timeout=timeout, **more)
-    link.close()
-    assert 0 <= seconds < timeout
-    return found
+from link.peer_sides import CLIENT, NO_LINK, NUMBERS, PROTOCOLS, SERVER, TEST, dial, serving
 
 
 @pytest.mark.parametrize("scheme", ["inproc", "shm", "tcp"])
@@ -238,146 +162,6 @@ def test_keys_that_are_missing_are_named(tmp_path: Any) -> None:
     for key, allow in ((files[0], None), (None, files[1]), (None, None)):
         with pytest.raises(ConfigError, match=r"needs --key .* and --allow .the clients' public keys"):
             listening_keys("tcp://h:1", key, allow, "clients")
-
-
-# Evidence. A quote is made up here: what it is bound to, signed by nobody.
-
-
-def quote(binding: Binding) -> bytes:
-    return b"quote " + binding.digest
-
-
-def verifies(evidence: bytes, binding: Binding) -> bool:
-    return evidence == quote(binding)
-
-
-PROVES = {"key": SERVER.public, "prove": quote}
-WANTS = {"key": CLIENT.public, "verify": verifies}
-
-
-def test_a_listener_shows_evidence_that_is_bound_to_the_link() -> None:
-    seen: list[Binding] = []
-
-    def check(evidence: bytes, binding: Binding) -> bool:
-        seen.append(binding)
-        return verifies(evidence, binding)
-
-    with serving("tcp", Handshake(TEST, **PROVES)) as side:
-        for _ in range(2):
-            dial(side, Handshake(TEST, key=CLIENT.public, verify=check))
-        assert dial(side, Handshake(TEST, key=CLIENT.public)).evidence == b"", "nobody asked for it"
-    first, second = seen
-    assert (first.prover, first.verifier) == (SERVER.public, CLIENT.public)
-    assert len(first.digest) == 32
-    assert first.digest != second.digest, "it could be shown again"
-
-
-def test_a_dialler_shows_evidence_too() -> None:
-    with serving("tcp", Handshake(TEST, key=SERVER.public, verify=verifies)) as side:
-        dial(side, Handshake(TEST, key=CLIENT.public, prove=quote))
-        assert len(side.accepted) == 1
-        with pytest.raises(HandshakeError, match="refused: you show no evidence, and it is required"):
-            dial(side, Handshake(TEST, key=CLIENT.public))
-        with pytest.raises(HandshakeError, match="refused: you show evidence that isn't good"):
-            dial(side, Handshake(TEST, key=CLIENT.public, prove=lambda _: b"quote of something else"))
-        assert len(side.accepted) == 1
-
-
-def test_both_sides_may_ask() -> None:
-    with serving("tcp", Handshake(TEST, verify=verifies, **PROVES)) as side:
-        assert dial(side, Handshake(TEST, prove=quote, **WANTS)).evidence.startswith(b"quote ")
-        assert side.accepted[0].evidence.startswith(b"quote ")
-        assert side.accepted[0].evidence != quote(Binding(CLIENT.public, SERVER.public, b""))
-
-
-def test_missing_evidence_is_refused_by_who_asks() -> None:
-    with (
-        serving("tcp", Handshake(TEST, key=SERVER.public)) as side,
-        pytest.raises(HandshakeError, match=r"the tester at tcp://.* shows no evidence, and it is required"),
-    ):
-        dial(side, Handshake(TEST, **WANTS))
-
-
-def raises(error: Exception) -> Callable[[bytes, Binding], bool]:
-    def check(evidence: bytes, binding: Binding) -> bool:
-        raise error
-
-    return check
-
-
-@pytest.mark.parametrize(
-    ("verify", "wanted"),
-    [
-        (lambda evidence, binding: False, "isn't good"),
-        (lambda evidence, binding: None, "isn't good"),
-        (lambda evidence, binding: 1, "isn't good"),
-        (raises(LinkError("its measurement is unknown")), "isn't good: its measurement is unknown"),
-        (raises(ValueError("of a parser")), "can't be read: ValueError"),
-    ],
-    ids=["false", "none", "one", "refused", "bug"],
-)
-def test_only_true_is_good(verify: Any, wanted: str) -> None:
-    with serving("tcp", Handshake(TEST, **PROVES)) as side, pytest.raises(HandshakeError, match=wanted):
-        dial(side, Handshake(TEST, key=CLIENT.public, verify=verify))
-    with serving("tcp", Handshake(TEST, key=SERVER.public, verify=verify)) as side:
-        with pytest.raises(HandshakeError, match=f"refused: .*{wanted}"):
-            dial(side, Handshake(TEST, key=CLIENT.public, prove=quote))
-        assert not side.accepted
-
-
-def test_evidence_of_another_link_is_not_good() -> None:
-    """Somebody between two links hands evidence on: with its own key it isn't the one that the evidence is bound to."""
-    with serving("tcp", Handshake(TEST, **PROVES)) as honest:
-
-        def relayed(_: Binding) -> bytes:
-            """What the honest one shows to the one in between."""
-            between = Handshake(TEST, key=OTHER.public, verify=lambda evidence, binding: True)
-            return dial(honest, between, OTHER).evidence
-
-        with (
-            serving("tcp", Handshake(TEST, key=SERVER.public, prove=relayed)) as liar,
-            pytest.raises(HandshakeError, match="shows evidence that isn't good"),
-        ):
-            dial(liar, Handshake(TEST, **WANTS))
-
-
-@pytest.mark.parametrize("field", ["protocol", "version", "software", "model", "nonce", "about", "asks"])
-def test_evidence_is_bound_to_all_that_was_said(field: str) -> None:
-    """Whatever is changed on the way, the digest is another one, in hello and in the welcome's past."""
-    from cutset.link.peer import _transcript
-
-    other: dict[str, Any] = {"version": 9, "nonce": b"x" * 16, "about": b"x", "asks": True}
-    changed = {field: other.get(field, "x")}
-    first, answer = hello(TEST), welcome(TEST)
-    assert _transcript(first) != _transcript(hello(TEST, **changed))
-    assert _transcript(first, answer) != _transcript(hello(TEST, **changed), answer)
-    if field != "asks":
-        assert _transcript(first, answer) != _transcript(first, welcome(TEST, **changed))
-    assert _transcript(first, answer) != _transcript(hello(TEST, evidence=b"x"), answer)
-    assert _transcript(first) == _transcript(hello(TEST, evidence=b"its own"))
-
-
-@pytest.mark.parametrize("scheme", ["inproc", "shm"])
-def test_evidence_needs_a_link_with_keys(scheme: str) -> None:
-    with serving(scheme, Handshake(TEST, **PROVES)) as side:
-        with pytest.raises(HandshakeError, match=r"evidence is bound to the keys of a link, and .* has none: use tcp"):
-            dial(side, Handshake(TEST, **WANTS))
-        assert not side.accepted, "nothing was said"
-        with pytest.raises(HandshakeError, match="use tcp"):
-            dial(side, Handshake(TEST, key=CLIENT.public, prove=quote))
-
-
-def test_evidence_that_nobody_asked_for_is_not_taken_silently() -> None:
-    with serving("tcp", Handshake(TEST, key=SERVER.public)) as side:
-        with pytest.raises(HandshakeError, match="you show evidence, and nobody asked for it or can verify it"):
-            dial(side, Handshake(TEST, key=CLIENT.public, prove=quote))
-        assert not side.accepted
-    answer = msgspec.msgpack.encode(welcome(TEST, evidence=b"trust me"))
-    with (
-        serving("tcp", Handshake(TEST), lambda _: answer) as side,
-        pytest.raises(HandshakeError, match="shows evidence, and nobody asked for it"),
-    ):
-        dial(side, Handshake(TEST, key=CLIENT.public))
 
 
 # What strangers send.
