@@ -56,14 +56,9 @@ def open_accelerator(
         products.put(matrix.number, matrix.weight)
         shapes.append((matrix.outputs, matrix.depth))
     source.forget()
+    limits, first = limits_for(shapes, quota), Timeouts(first=quota.greeting)
     listener = listen(
-        address,
-        keys=keys,
-        allow=allowed,
-        users=users,
-        ring_files=ring_files,
-        timeouts=Timeouts(first=quota.greeting),
-        limits=limits_for(shapes, quota),
+        address, keys=keys, allow=allowed, users=users, ring_files=ring_files, timeouts=first, limits=limits
     )
     accelerator = new_accelerator(
         listener,
@@ -100,14 +95,9 @@ def open_picture_accelerator(
         raise ConfigError("this network has no product that is worth sending: there is nothing to serve")
     widest = max(max(shape) for shape in shapes)
     quota = replace(quota, max_rows=max(1, min(quota.max_rows, MOST_MAPS // (4 * widest))))
+    limits, first = limits_for(shapes, quota), Timeouts(first=quota.greeting)
     listener = listen(
-        address,
-        keys=keys,
-        allow=allowed,
-        users=users,
-        ring_files=ring_files,
-        timeouts=Timeouts(first=quota.greeting),
-        limits=limits_for(shapes, quota),
+        address, keys=keys, allow=allowed, users=users, ring_files=ring_files, timeouts=first, limits=limits
     )
     accelerator = PythonAccelerator(
         listener,

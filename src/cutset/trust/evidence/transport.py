@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpcore
 import httpx
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["AsyncAttestedTransport", "AttestedTransport", "ShownEvidence", "ask", "key_of", "tls_context"]
 
 READ = 64 << 10
-MOST_CONNECTIONS, MOST_IDLE, IDLE_S = 100, 20, 30.0
+# Of both kinds of transports; what is idle for 30 seconds is asked for evidence again.
+POOLED: Any = {"max_connections": 100, "max_keepalive_connections": 20, "keepalive_expiry": 30.0}
 
 
 class ShownEvidence:
@@ -55,11 +56,7 @@ class AttestedTransport(httpx.HTTPTransport):
         super().__init__(verify=context, trust_env=False)
         self.checked: dict[str, CheckedEvidence] = {}
         self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=MOST_CONNECTIONS,
-            max_keepalive_connections=MOST_IDLE,
-            keepalive_expiry=IDLE_S,
-            network_backend=_Backend(verifier, self.checked),
+            ssl_context=context, network_backend=_Backend(verifier, self.checked), **POOLED
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -77,11 +74,7 @@ class AsyncAttestedTransport(httpx.AsyncHTTPTransport):
         super().__init__(verify=context, trust_env=False)
         self.checked: dict[str, CheckedEvidence] = {}
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=MOST_CONNECTIONS,
-            max_keepalive_connections=MOST_IDLE,
-            keepalive_expiry=IDLE_S,
-            network_backend=_AsyncBackend(verifier, self.checked),
+            ssl_context=context, network_backend=_AsyncBackend(verifier, self.checked), **POOLED
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
