@@ -28,7 +28,9 @@ from cutset.serve.replicas.replica_messages import (
     PROTOCOL,
     CancelRequest,
     EmbedTexts,
+    ReplicaBeat,
     ReplicaFacts,
+    ReplicaPieces,
     ResumedOutputs,
     SubmitRequest,
     pack,
@@ -302,6 +304,35 @@ def test_a_replica_serves_one_front_and_refuses_nonsense(tmp_path: Path) -> None
         until(lambda: llm.stats().running == 0)
         again = Handshake(PROTOCOL).dial(lambda: connect(address, limits=LIMITS), timeout=10)
         again.link.close()
+    finally:
+        over.set()
+        thread.join()
+        replica.close()
+        llm.close()
+
+
+def test_whoever_has_the_last_token_finds_it_counted(tmp_path: Path) -> None:
+    """Between two heartbeats, too: what a server counts when it stops is all that it gave out."""
+    llm = AsyncLLM("story", settings=load_settings({"threads": 1, "cache_mib": 2, "max_model_len": 64}))
+    address = f"ipc://{tmp_path}/replica"
+    replica = Replica(llm, listen(address, limits=LIMITS))
+    over = threading.Event()
+    thread = threading.Thread(target=replica.serve, args=(over.is_set,))
+    thread.start()
+    try:
+        dialled = Handshake(PROTOCOL).dial(lambda: connect(address, limits=LIMITS), timeout=10)
+        params = {"max_tokens": 3, "seed": 1, "ignore_eos": True}
+        for number in range(1, 4):
+            pack(dialled.link, SubmitRequest(number, b"\1\0\0\0", params, None, None, None))
+            counted, ended = 0, False
+            while not ended:
+                message = read_from_replica(dialled.link.recv(10))
+                if isinstance(message, ReplicaBeat):
+                    counted = message.stats.generated_tokens
+                elif isinstance(message, ReplicaPieces):
+                    ended = message.deltas[-1].finished
+            assert counted == 3 * number
+        dialled.link.close()
     finally:
         over.set()
         thread.join()

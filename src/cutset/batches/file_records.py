@@ -12,9 +12,10 @@ import msgspec
 from cutset.batches.shard_folder import Record, ShardFolder
 from cutset.reading import MALFORMED
 
-__all__ = ["FileRecord", "FileRecords", "begin_record", "digest_of"]
+__all__ = ["FileRecord", "FileRecords", "begin_record", "digest_of", "unread_record"]
 
 CHUNK = 1 << 20
+LONGEST = 200  # bytes of a file's name in that of its output: most systems have 255 for a whole name
 
 
 class FileRecord(msgspec.Struct, omit_defaults=True):
@@ -45,7 +46,7 @@ class FileRecords:
 
     def find(self, path: Path) -> FileRecord | None:
         """The record of a file as it is now, or None. Raises OSError."""
-        known, stat = self._records.get(str(path)), path.stat()
+        known, stat = self._records.get(_written(path)), path.stat()
         if known is None or known.nbytes != stat.st_size:
             return None
         if known.changed == stat.st_mtime_ns or known.sha256 == digest_of(path):
@@ -54,10 +55,11 @@ class FileRecords:
 
     def name_for(self, path: Path) -> str:
         """What its output is called: as before, or by its own name, with a number where another file has that."""
-        if (known := self._records.get(str(path))) is not None and known.output:
+        if (known := self._records.get(_written(path))) is not None and known.output:
             return known.output
         taken = {one.output for one in self._records.values()}
-        names = (f"{path.name}{f'-{number}' if number else ''}.jsonl" for number in range(len(taken) + 1))
+        own = _written(path.name).encode()[:LONGEST].decode(errors="ignore")
+        names = (f"{own}{f'-{number}' if number else ''}.jsonl" for number in range(len(taken) + 1))
         return next(name for name in names if name not in taken)
 
     def add(self, record: FileRecord) -> bool:
@@ -76,6 +78,11 @@ class FileRecords:
         return True
 
 
+def _written(path: Path | str) -> str:
+    """A name as a record can have it: one that isn't UTF-8 has its bytes escaped."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, in hex. Raises OSError."""
     digest = hashlib.sha256()
@@ -89,4 +96,9 @@ def begin_record(path: Path) -> FileRecord:
     """A record with what identifies a file. Raises OSError."""
     with path.open("rb") as file:
         stat = os.fstat(file.fileno())
-    return FileRecord(str(path), digest_of(path), stat.st_size, stat.st_mtime_ns)
+    return FileRecord(_written(path), digest_of(path), stat.st_size, stat.st_mtime_ns)
+
+
+def unread_record(path: Path, error: OSError) -> FileRecord:
+    """The record of a file that couldn't be read: without a digest, so it isn't one to keep."""
+    return FileRecord(_written(path), "", 0, 0, error=f"it can't be read: {error.strerror}")

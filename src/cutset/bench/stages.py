@@ -24,7 +24,6 @@ __all__ = ["run_groups", "run_hop", "run_idle", "run_latency", "run_prefill"]
 TWO, ONE, BOTH = "cutset two stages, a core each", "cutset engine on one core", "cutset engine on both cores"
 PROMPT = 16  # tokens before those that are timed
 HOPS = 3  # to the first stage, between the two, and back
-HOP = 0.02  # seconds
 SCHEMES = {"tcp": "tcp with keys", "shm": "shared memory"}
 LONG_PROMPT = 2048
 GROUP = 8  # sequences

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.video.sources import Picture, Source, VideoCodec, open_source
+from cutset.video.sources.packets import size_text
 
 __all__ = ["Video", "find_videos", "generated"]
 
@@ -68,14 +68,10 @@ def find_videos(folder: Path, size: tuple[int, int] | None = None) -> list[Video
     found = []
     for file in files:
         with open_source(str(file)) as source:
-            found.append(Video(f"{file.stem} {_by(source.size)}", str(file), source.size))
+            found.append(Video(f"{file.stem} {size_text(source.size)}", str(file), source.size))
     return found or [generated(size or (432, 768))]
 
 
 def generated(size: tuple[int, int]) -> Video:
     """Shapes before a background of which a fifth of the pixels flickers, as in the videos of a fixed camera."""
-    return Video(f"generated {_by(size)}", f"generated:{_by(size)},seed=1,noise=0.19", size)
-
-
-def _by(size: tuple[Any, Any]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return Video(f"generated {size_text(size)}", f"generated:{size_text(size)},seed=1,noise=0.19", size)

@@ -113,11 +113,11 @@ def matching(texts: Sequence[str]) -> list[Path]:
 
 def _play_all(args: argparse.Namespace, files: list[Path], records: FileRecords, player: Any) -> list[FileRecord]:
     """The record of each file, of fewer where it was stopped."""
-    from cutset.batches.file_records import begin_record
+    from cutset.batches.file_records import begin_record, unread_record
     from cutset.cli.stream_files import UnusableFile
 
     tally, found = Tally(), list[Any]()
-    known = [records.find(path) for path in files]
+    known = [_known(records, path) for path in files]
     tally.done = sum(one is not None for one in known)
     tally.failed = sum(one is not None and bool(one.error) for one in known)
     if tally.done:
@@ -136,7 +136,9 @@ def _play_all(args: argparse.Namespace, files: list[Path], records: FileRecords,
             except OSError as error:
                 if record is not None:  # it isn't the file that can't be read
                     raise
-                _log(f"{path} can't be read: {error.strerror}")
+                found.append(unread := unread_record(path, error))  # --resume tries it again
+                _log(f"{path}: {unread.error}")
+                tally.done, tally.failed = tally.done + 1, tally.failed + 1
                 continue
             if player.stopped:
                 break
@@ -151,6 +153,13 @@ def _play_all(args: argparse.Namespace, files: list[Path], records: FileRecords,
     if not player.stopped:
         _log(f"{progress.summary('files')}, {player.pictures} pictures; {args.output / LISTED}")
     return found
+
+
+def _known(records: FileRecords, path: Path) -> FileRecord | None:
+    try:
+        return records.find(path)
+    except OSError:  # it has gone meanwhile, or can't be read: whoever plays it says so
+        return None
 
 
 def _log(line: str) -> None:
@@ -184,7 +193,7 @@ def _write_list(path: Path, found: Sequence[FileRecord]) -> None:
 def _listed(one: FileRecord) -> dict[str, Any]:
     return {
         "file": one.file,
-        "sha256": one.sha256,
+        "sha256": one.sha256 or None,
         "output": one.output or None,
         "pictures": one.items,
         "error": one.error or None,
