@@ -17,7 +17,13 @@ import pytest
 
 pytest.importorskip("starlette")
 
+from cutset.batches.input_lines import survey
+from cutset.batches.shard_folder import Record, ShardFolder
 from cutset.cli import main
+from cutset.config import load_settings
+from cutset.models.random import RandomModel
+from cutset.serve.batches.batch_lines import custom_id
+from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
 FLAGS = ("--threads", "1", "--max-num-seqs", "4")
 Line = dict[str, Any]
@@ -162,6 +168,7 @@ def test_order_changes_no_answer(answered: tuple[list[Line], str], tmp_path: Pat
         (["-o", "/dev/null"], "/dev/null is no regular file"),
         (["--tool-parser", "none at all"], "none at all"),
         (["--served-model-name", "a", "--served-model-name", "a"], "a name stands for two things"),
+        (["--lora-modules", "a=nowhere"], "nowhere has no adapter_config.json"),
     ],
 )
 def test_wrong_flags_are_one_line(
@@ -173,6 +180,8 @@ def test_wrong_flags_are_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+    assert "go on with" not in err
+    assert os.listdir(tmp_path) == ["in.jsonl"], "nothing was answered, so nothing is kept"
 
 
 def test_inputs_that_are_none(
@@ -189,10 +198,6 @@ def test_inputs_that_are_none(
 def test_a_run_goes_on_only_when_asked_and_with_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cutset.batches.input_lines import survey
-    from cutset.batches.shard_folder import Record, ShardFolder
-    from cutset.serve.batches.batch_lines import custom_id
-
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "in.jsonl", [request("a"), request("b")])
     digest = survey(source, 1 << 20, custom_id).sha256
@@ -210,6 +215,28 @@ def test_a_run_goes_on_only_when_asked_and_with_the_same(
     found = read(tmp_path / "out.jsonl")
     assert [line["custom_id"] for line in found] == ["a", "b"]
     assert found[1]["kept"] is True
+
+
+def test_another_model_of_that_name_doesnt_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = {"prompt": [5, 6], "max_tokens": 2}
+    source, out = write(tmp_path / "in.jsonl", [request("a", **body)]), tmp_path / "out.jsonl"
+    models = [tmp_path / folder / "model" for folder in "ab"]
+    for seed, path in enumerate(models):
+        RandomModel(vocab=64, hidden=32, heads=4, seed=seed).write_checkpoint(path)
+    parts = tmp_path / "out.jsonl.parts"
+    assert main(["batch", str(models[0]), str(source), "-o", str(out), *FLAGS]) == 0
+    with ShardFolder(
+        parts, {"of": "requests", "input": survey(source, 1 << 20, custom_id).sha256, "lines": 1}
+    ) as folder:
+        service = ModelOrder(
+            str(models[0]), load_settings({"threads": 1}), {}, (), None, None, ("auto", "auto"), 9999
+        ).open()
+        folder.require(answer_facts(service))
+        service.llm.close()
+    for model, code in ((models[1], 2), (models[0], 0)):
+        capsys.readouterr()
+        assert main(["batch", str(model), str(source), "-o", str(out), "--resume", *FLAGS]) == code
+        assert ("has weights" in capsys.readouterr().err) == bool(code)
 
 
 def start(source: Path, out: Path, *more: str) -> subprocess.Popen[str]:

@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_it_as_it_was(
         size = 32 * (1 + len(entries)) if entries else 0
         with monkeypatch.context() as patched:
             patched.setattr(os, "pwrite", half)
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(ConfigError, match="can't be written: No space"):
                 log.append(ENTRIES[3:9], key)
         assert log.path.stat().st_size == size
     assert log.append(ENTRIES[3:9], key)[1].size == 9

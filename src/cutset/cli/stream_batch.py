@@ -85,10 +85,11 @@ def run(args: argparse.Namespace) -> int:
             with FilePlayer(args, network, settings, folder, _log) as player:
                 signals.on_signal(player.stop)
                 found = _play_all(args, files, records, player)
-        except ConfigError:
-            raise
-        except (CutsetError, OSError, MemoryError, Interrupted):
-            _log(f"what was done is kept; go on with: {_again(args)}")
+        except (CutsetError, OSError, MemoryError, Interrupted) as error:
+            if folder.empty:  # so there is nothing to go on with
+                folder.remove()
+            elif not isinstance(error, ConfigError):
+                _log(f"what was done is kept; go on with: {_again(args)}")
             raise
         if signals.number:
             _log(f"{signals.name}: {len(found)} of {len(files)} files are done; go on with: {_again(args)}")

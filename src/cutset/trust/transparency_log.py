@@ -116,7 +116,7 @@ class TransparencyLog:
 
     def append(self, entries: list[bytes], key: SigningKey) -> tuple[list[int], LogHead]:
         """Adds entries of 32 bytes; one that is there isn't added again. Their places, and the new head. Raises
-        ConfigError where the log isn't any more what its last head says."""
+        ConfigError where the log isn't any more what its last head says, or can't be written: then it is as it was."""
         with self._opened(os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
             if not os.fstat(descriptor).st_size:
                 self._begin(descriptor, key)
@@ -202,6 +202,8 @@ class TransparencyLog:
         try:
             fcntl.flock(descriptor, lock)
             yield descriptor
+        except OSError as error:
+            raise ConfigError(f"{self.path} can't be written: {error.strerror}") from None
         finally:
             os.close(descriptor)
 

@@ -37,8 +37,10 @@ def read_gptq(config: Fields, rest: dict[str, Tensor]) -> None:
     """Puts weights in the place of GPTQ's tensors. Raises CheckpointError or ArchitectureError."""
     bits, group = _bits(config, "bits", GPTQ_BITS), _group(config, "group_size")
     name = config.value("checkpoint_format", config.value("format"))
-    if name not in (None, "gptq", "gptq_v2") or config.value("is_marlin_format"):
+    if name not in (None, "gptq", "gptq_v2"):
         raise config.wrong("checkpoint_format", "gptq or gptq_v2")
+    if config.value("is_marlin_format"):
+        raise config.wrong("is_marlin_format", "false: that order of weights isn't read")
     rotation = config.value("rotation")
     if rotation:
         raise config.wrong("rotation", "null: rotated weights aren't read")

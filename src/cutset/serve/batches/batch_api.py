@@ -235,7 +235,7 @@ def _listed(request: Request, found: Sequence[_Stored], *, most: int) -> Respons
             raise invalid(f"after: there is no {after[:80]!r}", "after")
         items = items[at + 1 :]
     given = asked.get("limit", str(min(most, MOST_LISTED)))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= most):
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= most):
         raise invalid(f"limit must be from 1 to {most}", "limit")
     page = [one.shown() for one in items[: int(given)]]
     ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}

@@ -9,7 +9,9 @@ from typing import Any
 
 from cutset.config import Settings
 from cutset.llm import AsyncLLM
+from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress
+from cutset.models.files.source import open_source
 from cutset.serve.app import model_applications
 from cutset.serve.batches.batch_lines import ENVELOPE, LineAnswerer
 from cutset.serve.request_limits import RequestLimits
@@ -71,8 +73,10 @@ def answer_facts(service: Service) -> dict[str, Any]:
     llm, template = service.llm, service.llm.template_source
     return {
         "model": llm.name,
+        "weights": fingerprint(open_source(llm.directory, llm.settings.verify).tensors),  # others may have that name
         "names": list(service.names),
         "computed by": f"{llm.choice.backend} {llm.choice.dtype}",
+        "cache": llm.settings.kv_dtype,
         "context": llm.max_model_len,
         "adapters": {name: found.digest.hex() for name in llm.adapters if (found := llm.adapter(name)) is not None},
         "chat template": hashlib.sha256(template.encode()).hexdigest() if template else None,
