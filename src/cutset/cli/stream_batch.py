@@ -7,6 +7,7 @@ import glob
 import hashlib
 import os
 import shlex
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,11 @@ from cutset.cli.output import log
 from cutset.cli.stream_detections import add_detections
 from cutset.cli.stream_network import add_network, network_from
 from cutset.config import STREAM_OPTIONS
-from cutset.errors import ConfigError, CutsetError
+from cutset.errors import ConfigError, CutsetError, GraphError, RequestError
 
 if TYPE_CHECKING:
     from cutset.batches.file_records import FileRecord, FileRecords
+    from cutset.cli.stream_files import FilePlayer
     from cutset.config import StreamSettings
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -36,6 +38,7 @@ DESCRIPTION = (
     "files that are new or have changed."
 )
 PARTS, LISTED = ".parts", "files.jsonl"
+MOST_SUSPECTS = 3  # files, before any was played, for which a network can't be used: then it is the network
 NOT_HERE = ("ray", "place", "insecure_ray")  # workers stay from file to file, so they are started here
 # Settings that change results.
 FACTS = (
@@ -112,48 +115,64 @@ def matching(texts: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
-def _play_all(args: argparse.Namespace, files: list[Path], records: FileRecords, player: Any) -> list[FileRecord]:
+def _play_all(
+    args: argparse.Namespace, files: list[Path], records: FileRecords, player: FilePlayer
+) -> list[FileRecord]:
     """The record of each file, of fewer where it was stopped."""
-    from cutset.batches.file_records import begin_record, unread_record
-    from cutset.cli.stream_files import UnusableFile
-
-    tally, found = Tally(), list[Any]()
-    known = [_known(records, path) for path in files]
-    tally.done = sum(one is not None for one in known)
-    tally.failed = sum(one is not None and bool(one.error) for one in known)
+    tally = Tally()
+    found = [_known(records, path) for path in files]
+    tally.done = sum(one is not None for one in found)
+    tally.failed = sum(one is not None and bool(one.error) for one in found)
     if tally.done:
         _log(f"{tally.done} of {len(files)} files are done")
+    player.proven = tally.done > tally.failed
     progress = BatchProgress(len(files), tally, _log)
-    for path, record in zip(files, known, strict=True):
-        if record is None:
-            name = records.name_for(path)
-            try:
-                record = begin_record(path)
-                record.items = player.play(path, args.output / name)
-                record.output = name
-            except UnusableFile as error:
-                assert record is not None
-                record.error = str(error)
-            except OSError as error:
-                if record is not None:  # it isn't the file that can't be read
-                    raise
-                found.append(unread := unread_record(path, error))  # --resume tries it again
-                _log(f"{path}: {unread.error}")
-                tally.done, tally.failed = tally.done + 1, tally.failed + 1
-                continue
-            if player.stopped:
-                break
-            if record.error:
-                _log(f"{path}: {record.error}")
-            records.add(record)
+    waiting = deque(number for number, one in enumerate(found) if one is None)
+    suspects: list[CutsetError] = []  # of files for which the network couldn't be used: it may be the network
+    while waiting and not player.stopped:
+        number = waiting.popleft()
+        try:
+            found[number] = record = _play(args, files[number], records, player)
+        except (GraphError, RequestError) as error:  # nothing has been played until now
+            suspects.append(error)
+            if len(suspects) >= MOST_SUSPECTS or not waiting:
+                raise suspects[0] from None
+            waiting.append(number)
+            continue
+        if record is not None:
             tally.done += 1
             tally.failed += bool(record.error)
             progress.changed()
-        found.append(record)
     progress.clear()
     if not player.stopped:
         _log(f"{progress.summary('files')}, {player.pictures} pictures; {args.output / LISTED}")
-    return found
+    return [one for one in found if one is not None]
+
+
+def _play(args: argparse.Namespace, path: Path, records: FileRecords, player: FilePlayer) -> FileRecord | None:
+    """The record of one file, which is kept; None where it was stopped. Raises GraphError or RequestError where it may
+    be the network that can't be used."""
+    from cutset.batches.file_records import begin_record, unread_record
+    from cutset.cli.stream_files import UnusableFile
+
+    try:
+        record = begin_record(path)
+    except OSError as error:  # --resume tries it again
+        unread = unread_record(path, error)
+        _log(f"{path}: {unread.error}")
+        return unread
+    name = records.name_for(path)
+    try:
+        record.items = player.play(path, args.output / name)
+        record.output = name
+    except UnusableFile as error:
+        record.error = str(error)
+    if player.stopped:
+        return None
+    if record.error:
+        _log(f"{path}: {record.error}")
+    records.add(record)
+    return record
 
 
 def _known(records: FileRecords, path: Path) -> FileRecord | None:

@@ -51,6 +51,7 @@ class FilePlayer:
         self._known: dict[tuple[int, ...], tuple[NetworkModel, Plan]] = {}
         self._stream: Stream | None = None
         self.stopped = False
+        self.proven = False  # files were played with this network, by an earlier run too
         self.pictures = 0  # of all files
 
     def stop(self) -> None:
@@ -63,7 +64,8 @@ class FilePlayer:
         """Writes a JSON line for each picture of a file; `output` appears when all are there. How many there are, fewer
         and nothing written where it was stopped.
 
-        Raises UnusableFile, CutsetError for what concerns other files too, OSError where `output` can't be written.
+        Raises UnusableFile, CutsetError for what concerns other files too (until the network is proven, GraphError or
+        RequestError), OSError where `output` can't be written.
         """
         count = 0
         with contextlib.ExitStack() as parts:
@@ -74,7 +76,7 @@ class FilePlayer:
             except SourceError as error:
                 raise UnusableFile(str(error)) from error
             except (GraphError, RequestError) as error:
-                if not self._known:  # the network itself may be meant
+                if not self.proven:  # the network itself may be meant
                     raise
                 raise UnusableFile(str(error)) from error
             try:
@@ -159,6 +161,7 @@ class FilePlayer:
                 yield from stream
                 if plans := stream.coordinator.plans:
                     self._known.setdefault(tuple(source.size), (assembly.model, plans[-1][1]))
+                    self.proven = True
             finally:
                 self._stream = None
 
