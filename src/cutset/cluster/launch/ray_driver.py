@@ -22,11 +22,11 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cutset.cluster.launch.party_cluster import PartyCluster
-from cutset.cluster.launch.party_needs import Needs, describe_needs
+from cutset.cluster.launch.party_needs import Needs, no_room
 from cutset.errors import CutsetError, LinkError, printable
 
 __all__ = ["RayDriver", "serve"]
@@ -75,7 +75,7 @@ class RayDriver:
         self._say({"event": "step", "what": "placing"})
         free = self._cluster.reserve(needs, ROOM)
         if free:
-            raise LinkError(_no_room(needs, self._where, free))
+            raise LinkError(no_room(needs, self._where, free))
         self._say({"event": "placed", "where": self._where})
         for name in self._orders:
             self._start(name)
@@ -107,18 +107,6 @@ def _one_line(why: str) -> str:
     """The end of a text, in which most often the reason is."""
     words = printable(" ".join(why.split()))
     return words if len(words) <= LONGEST_WHY else f"… {words[-LONGEST_WHY:]}"
-
-
-def _no_room(needs: Sequence[Needs], where: str, free: str) -> str:
-    kinds: dict[str, int] = {}
-    for one in needs:
-        words = describe_needs(one)
-        kinds[words] = kinds.get(words, 0) + 1
-    wanted = " and ".join(f"{count} × ({words})" for words, count in kinds.items())
-    return (
-        f"{where} has no room for the plan: it needs {wanted}; free: {free}. Free some, start nodes with `ray start "
-        "--address=…`, or ask for fewer or smaller parties (--stages, --workers, --threads, --place)"
-    )
 
 
 def serve(cluster: Callable[[], PartyCluster]) -> None:
