@@ -19,7 +19,7 @@ def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
         assert records.find(one) is None
         for path, name in ((one, "one.mp4.jsonl"), (other, "one.mp4-1.jsonl")):
             record = begin_record(path)
-            record.output, record.items = records.name_for(path), 3
+            record.output, record.items = records.names([one, other])[path], 3
             assert record.output == name
             assert records.add(record)
             assert not records.add(record)
@@ -31,7 +31,7 @@ def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
         assert records.find(one) is not None  # its bytes are the same
         one.write_bytes(b"Pictures")
         assert records.find(one) is None
-        assert records.name_for(one) == "one.mp4.jsonl"
+        assert records.names([other, one]) == {one: "one.mp4.jsonl", other: "one.mp4-1.jsonl"}
         again = begin_record(one)
         again.error = "no video"
         assert records.add(again)

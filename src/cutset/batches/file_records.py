@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -52,13 +53,20 @@ class FileRecords:
             return known
         return None
 
-    def name_for(self, path: Path) -> str:
-        """What its output is called: as before, or by its own name, with a number where another file has that."""
-        if (known := self._records.get(str(path))) is not None and known.output:
-            return known.output
+    def names(self, paths: Sequence[Path]) -> dict[Path, str]:
+        """What the outputs of a run's files are called: as before, or by their own names, with a number where another
+        file has that. It depends on the files and their order alone, not on which is done first, or fails."""
+        found: dict[Path, str] = {}
         taken = {one.output for one in self._records.values()}
-        names = (f"{path.name}{f'-{number}' if number else ''}.jsonl" for number in range(len(taken) + 1))
-        return next(name for name in names if name not in taken)
+        for path in paths:
+            known = self._records.get(str(path))
+            if known is not None and known.output:
+                found[path] = known.output
+                continue
+            names = (f"{path.name}{f'-{number}' if number else ''}.jsonl" for number in range(len(taken) + 1))
+            found[path] = next(name for name in names if name not in taken)
+            taken.add(found[path])
+        return found
 
     def add(self, record: FileRecord) -> bool:
         """False for one that was there. Raises OSError."""
