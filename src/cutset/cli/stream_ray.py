@@ -197,6 +197,7 @@ class FilePool:
 
     def wait(self, calls: Sequence[Any], seconds: float) -> Sequence[Any]:
         """See Pool."""
+        self._pool.check()
         done: Sequence[Any] = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
         return done or self._ray.wait(list(calls), timeout=seconds)[0]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +26,8 @@ LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store; Ray wants 75 MiB
 STARTING = 90.0  # seconds until all local nodes must be there
+LOOKING, GONE = 5.0, 30.0  # seconds between two looks for the head, and without it; Ray would end us after a minute
+ENDING = 15.0  # seconds that Ray gets to end
 
 
 class RayConnection:
@@ -43,6 +49,7 @@ class RayConnection:
         """`where`: local, auto or HOST:PORT. Of a local cluster: so many `nodes` (8 at most), `cpus` of each and `gpus`
         of the first; `folder` is for its files, and is removed in the end."""
         self.address = ""
+        self._looked = self._seen = time.monotonic()
         self._local: Any = None
         self._folder = folder
         logging.getLogger("ray").setLevel(logging.ERROR)
@@ -116,6 +123,22 @@ class RayConnection:
             raise LinkError(_refused(where, error)) from None
         self.address = str(context.address_info["gcs_address"])
 
+    def check(self) -> None:
+        """Call it now and then: raises LinkError where the head has been gone for a while."""
+        now = time.monotonic()
+        if now - self._looked < LOOKING:
+            return
+        self._looked = now
+        host, _, port = self.address.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), LOOKING).close()
+            self._seen = time.monotonic()
+        except OSError as error:
+            if now - self._seen > GONE:
+                raise LinkError(
+                    f"the head of {self.name} is gone ({error.strerror or error}): start it again, or another"
+                ) from None
+
     @property
     def name(self) -> str:
         """For messages."""
@@ -152,9 +175,10 @@ class RayConnection:
         import ray
 
         local, self._local = self._local, None
-        with contextlib.suppress(Exception):
-            if ray.is_initialized():
-                ray.shutdown()
+        atexit.unregister(ray.shutdown)  # without a head it would wait for ever, at the end of this process too
+        ending = threading.Thread(target=_shut_down, name="cutset-ray-end", daemon=True)
+        ending.start()
+        ending.join(ENDING)
         if local is not None:
             with contextlib.suppress(Exception):
                 local.shutdown()
@@ -168,6 +192,14 @@ class RayConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _shut_down() -> None:
+    import ray
+
+    with contextlib.suppress(Exception):
+        if ray.is_initialized():
+            ray.shutdown()
 
 
 def _refused(where: str, error: Exception) -> str:

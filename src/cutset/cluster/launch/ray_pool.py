@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class RayPool:
     options: PoolOptions
     needs: Needs  # of each actor
     actors: int
+    check: Callable[[], None] = lambda: None  # raises LinkError where the head is gone; to be called now and then
 
     def wanted(self) -> int:
         """How many there should be by now: nodes may have joined."""
@@ -74,7 +75,7 @@ def open_pool(options: PoolOptions, needs: Needs) -> Iterator[RayPool]:
         ray.util.remove_placement_group(group)  # the actors take these places themselves
         if free:
             raise LinkError(no_room([needs] * actors, connection.name, free, LESS))
-        yield RayPool(ray, options, needs, actors)
+        yield RayPool(ray, options, needs, actors, connection.check)
 
 
 def _fitting(ray: Any, needs: Needs) -> int:

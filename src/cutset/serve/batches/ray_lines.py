@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -28,6 +29,7 @@ from cutset.serve.batches.model_order import ModelOrder
 
 __all__ = ["RayLines"]
 
+_T = TypeVar("_T")
 COLUMNS = ("line", "begin", "size", "first")  # of what actors get, see `RayLines._table`
 MOST_BLOCKS = 4096
 AT_A_TIME = 16  # lines that go to an actor together
@@ -138,7 +140,7 @@ class RayLines:
                 enable_true_multi_threading=True,
             ),
         )
-        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for batch in _watched(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0), pool.check):
             if (batch["line"] < 0).any():
                 raise EngineError(f"an actor can't go on: {msgspec.json.decode(batch['text'][batch['line'] < 0][0])}")
             for facts in filter(None, batch["facts"].tolist()):  # before an answer of another model is taken
@@ -163,6 +165,33 @@ class RayLines:
                 first = self._found.first(line.number)
                 found.append((line.number, line.begin, line.size, -1 if first is None else first))
         return np.array(found, np.int64).reshape(-1, 4), reader.sha256
+
+
+def _watched(batches: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
+    """The same, taken by a thread; meanwhile `check` is called every second, which may raise."""
+    came: queue.Queue[tuple[bool, Any]] = queue.Queue(2)
+
+    def take() -> None:
+        try:
+            for batch in batches:
+                came.put((True, batch))
+            came.put((False, None))
+        except BaseException as error:
+            came.put((False, error))
+
+    threading.Thread(target=take, name="cutset-batch-answers", daemon=True).start()
+    while True:
+        try:
+            more, found = came.get(timeout=1.0)
+        except queue.Empty:
+            check()
+            continue
+        if more:
+            yield found
+        elif found is None:
+            return
+        else:
+            raise found
 
 
 def _failure(why: str) -> dict[str, Any]:
