@@ -44,7 +44,7 @@ def ray(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Placed]:
     patch.setattr("cutset.cluster.launch.ray_security.installed", lambda: "2.60.0")
     patch.setattr(ray_launcher, "open_driver", fakes.open)
     with LLM("story", stages=2, ray="auto", insecure_ray=True, **SMALL) as llm:
-        yield llm, lambda: next(one for one in fakes.cluster.made if one.index == 1).kill(), nothing
+        yield llm, lambda: next(one for one in fakes.cluster.made if one.name == "stage1").kill(), nothing
 
 
 @pytest.mark.parametrize("launcher", [local, *(pytest.param(one, marks=pytest.mark.slow) for one in (given, ray))])

@@ -27,6 +27,7 @@ __all__ = ["ActorAttempt", "RayCluster"]
 LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store, in which nothing lies; Ray wants 75 MiB
+ASKING = 10.0  # seconds that the head may take to say where its nodes are
 STARTING = 90.0  # seconds until all local nodes must be there
 SLIVER = 0.001  # of a node's own resource, by which a party is bound to it
 WHOLE_NODE = "node:"  # what Ray calls that resource, before the address
@@ -47,8 +48,8 @@ class RayCluster:
     def __init__(self) -> None:
         self._local: Any = None
         self._folder: Path | None = None  # of a local cluster
-        self._group: Any = None
-        self._needs: list[dict[str, Any]] = []
+        self._groups: dict[str, tuple[Any, int]] = {}  # of each party, and which of its bundles is the party's
+        self._needs: dict[str, dict[str, Any]] = {}
         self._address = ""
 
     def open(self, order: Mapping[str, Any]) -> str:
@@ -57,7 +58,7 @@ class RayCluster:
         logging.getLogger("ray").setLevel(logging.ERROR)
         if where == "local":
             # A token for this cluster alone: nobody else on this machine may use it.
-            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": str(order["token"])}
             os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
             # No processes for tasks that nobody will ask for; and parties compute at the usual priority.
             os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
@@ -68,13 +69,14 @@ class RayCluster:
         from ray.exceptions import AuthenticationError
 
         try:
+            loopback = self._local is not None or _on_loopback(where)
             context = ray.init(
                 address=where,
                 namespace=f"cutset-{secrets.token_hex(8)}",
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                **({} if self._local is None else {"_node_ip_address": LOOPBACK}),
+                **({"_node_ip_address": LOOPBACK} if loopback else {}),
             )
         except AuthenticationError:
             raise LinkError(
@@ -88,17 +90,15 @@ class RayCluster:
         self._address = str(context.address_info["gcs_address"])
         if self._local is None and not order["insecure"]:
             check_refuses_others(self._address)
-        return f"the Ray cluster at {self._address}"
+        return self._address
 
     def _start_nodes(self, order: Mapping[str, Any]) -> str:
-        import ray._private.services
         import ray._private.utils
         from ray.cluster_utils import Cluster
 
-        # Nobody else's `auto` shall find this cluster: its address is written nowhere. And when Ray dials the loopback
-        # address it takes another one of this machine, where nobody listens: it shall take the one that it is given.
+        # Nobody else's `auto` shall find this cluster: its address is written nowhere.
         ray._private.utils.write_ray_address = ray._private.utils.reset_ray_address = lambda *where: None
-        ray._private.services.resolve_ip_for_localhost = lambda host: host
+        _stay_on_loopback()
         node = {"num_cpus": order["cpus"], "node_ip_address": LOOPBACK, "object_store_memory": STORE}
         # Ray lets everybody into its directory, with its sockets and logs: so it lies in one that is this user's alone.
         self._folder = Path(order["folder"])
@@ -112,23 +112,34 @@ class RayCluster:
         self._local.wait_for_nodes(STARTING)
         return str(self._local.address)
 
-    def reserve(self, needs: Sequence[Needs], seconds: float) -> str:
+    def reserve(self, needs: Mapping[str, Needs], seconds: float) -> str:
         """See PartyCluster."""
         import ray
         from ray.util import placement_group
 
         there = ray.cluster_resources()
-        self._needs = [_resources(one, there) for one in needs]
-        self._group = placement_group([_bundle(one) for one in self._needs], strategy="SPREAD")
-        return "" if self._group.wait(seconds) else self.free() or "nothing"
+        found = {name: _resources(one, there) for name, one in needs.items()}
+        group = placement_group([_bundle(one) for one in found.values()], strategy="SPREAD")
+        self._needs |= found
+        self._groups |= {name: (group, index) for index, name in enumerate(found)}
+        return "" if not seconds or group.wait(seconds) else self.free() or "nothing"
 
-    def begin(self, index: int, order: Mapping[str, Any]) -> ActorAttempt:
+    def release(self, name: str) -> None:
+        """See PartyCluster."""
+        import ray
+
+        group, _ = self._groups.pop(name)
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            ray.util.remove_placement_group(group)
+
+    def begin(self, name: str, order: Mapping[str, Any]) -> ActorAttempt:
         """See PartyCluster."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-        made = ray.remote(RayParty).options(scheduling_strategy=where, max_restarts=0, **self._needs[index])
+        group, index = self._groups[name]
+        where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        made = ray.remote(RayParty).options(scheduling_strategy=where, max_restarts=0, **self._needs[name])
         actor = made.remote()
         return ActorAttempt(actor, actor.begin.remote(dict(order)))
 
@@ -184,9 +195,9 @@ class RayCluster:
         import ray
 
         if ray.is_initialized():
-            with contextlib.suppress(Exception):
-                if self._group is not None:
-                    ray.util.remove_placement_group(self._group)
+            for group in {id(group): group for group, _ in self._groups.values()}.values():
+                with contextlib.suppress(Exception):
+                    ray.util.remove_placement_group(group)
             with contextlib.suppress(Exception):
                 ray.shutdown()
         if self._local is not None:
@@ -194,6 +205,27 @@ class RayCluster:
                 self._local.shutdown()
             if self._folder is not None:
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _stay_on_loopback() -> None:
+    """When Ray dials the loopback address it takes another one of this machine, where nobody may listen: from now on it
+    takes the one that it is given."""
+    import ray._private.services
+
+    ray._private.services.resolve_ip_for_localhost = lambda host: host
+
+
+def _on_loopback(where: str) -> bool:
+    """Whether a cluster's nodes listen at the loopback address alone, as those that `local` starts."""
+    if not where.startswith(f"{LOOPBACK}:"):
+        return False
+    from ray._raylet import GcsClient
+
+    nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
+    found = any(node.node_manager_address == LOOPBACK for node in nodes.values())
+    if found:
+        _stay_on_loopback()
+    return found
 
 
 def _resources(needs: Needs, there: Mapping[str, float]) -> dict[str, Any]:
