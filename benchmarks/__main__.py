@@ -18,6 +18,7 @@ COMMANDS = {
     "link": Command("benchmarks.link", "every link beside the bare ring and bare ZeroMQ"),
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
     "replicas": Command("benchmarks.replicas", "two replicas beside two servers that are fed by hand, and one engine"),
+    "ray_stages": Command("benchmarks.ray_stages", "stages placed by Ray beside stages by hand, and Ray at rest"),
     "stages": Command("benchmarks.stages", "a model over two stages, llama.cpp's RPC beside it, and its targets"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),

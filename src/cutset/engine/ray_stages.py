@@ -38,13 +38,15 @@ def ray_stages(
     settings: Settings,
     choice: BackendChoice,
     log: Callable[[str], None],
+    spares: int = 0,
 ) -> RayLauncher:
-    """`count` stages, named stage0, stage1, …; each gets its layers' weights over its link, or reads them from this
-    machine's disk where the nodes are here. Raises CutsetError."""
+    """`count` stages, named stage0, stage1, …, and spares, named spare0, …; each gets its layers' weights over its
+    link, or reads them from this machine's disk where the nodes are here. Raises CutsetError."""
     local = options.where == "local"
     threads = max(1, settings.thread_count // count) if local else settings.threads or 1
     memory = stage_bytes(source, settings, choice, count)
-    needs = parse_places(options.places, [f"stage{i}" for i in range(count)], Needs(float(threads), memory + PROCESS))
+    names = [*(f"stage{i}" for i in range(count)), *(f"spare{i}" for i in range(spares))]
+    needs = parse_places(options.places, names, Needs(float(threads), memory + PROCESS))
     orders = {}
     for name, one in needs.items():
         threads = max(1, int(one.cpus))

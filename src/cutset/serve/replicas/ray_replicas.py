@@ -97,7 +97,7 @@ class RayReplicas:
         needs = parse_places(options.places, names, Needs(float(threads), PROCESS + weights + cache))
         # A node knows the model by its name, or has it at the same place.
         there = local or Path(model).exists()
-        words = ["cutset.cli", "replica", str(source.path.absolute()) if there else model, "--ray="]
+        words = ["cutset.cli", "replica", str(source.path.absolute()) if there else model]
         extra = [f"{name}={Path(where).absolute()}" for name, where in (adapters or {}).items()]
         extra = ["--lora-modules", *extra] if extra else []
         self._orders: dict[str, PartyOrder] = {}

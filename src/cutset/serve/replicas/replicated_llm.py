@@ -34,7 +34,7 @@ from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 
 __all__ = ["ALONE", "ReplicatedLLM", "cache_of_each", "check_replicated"]
 
-ALONE = ("offload", "mode", "pads_from", "stages_listen", "spares")
+ALONE = ("offload", "mode", "pads_from", "stages_listen")
 
 
 def check_replicated(settings: Settings) -> None:
@@ -42,7 +42,8 @@ def check_replicated(settings: Settings) -> None:
     for name in ALONE:
         if getattr(settings, name):
             raise ConfigError(f"--replicas and --{name.replace('_', '-')} don't go together: leave one of them out")
-    if settings.stages and not isinstance(settings.stages, int):
+    elsewhere = [settings.stages, settings.spares]
+    if any(where and not isinstance(where, int) for where in elsewhere):
         raise ConfigError(
             "--replicas and --stages at addresses don't go together, since a stage serves one engine: give --stages a "
             "number, or start each replica with its own stages (`cutset replica MODEL --stages …`)"
