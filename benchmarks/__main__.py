@@ -19,6 +19,7 @@ COMMANDS = {
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
     "replicas": Command("benchmarks.replicas", "two replicas beside two servers that are fed by hand, and one engine"),
     "batches": Command("benchmarks.batches", "batches over a Ray cluster whose engines die, and over a node a core"),
+    "ray_stages": Command("benchmarks.ray_stages", "stages placed by Ray beside stages by hand, and Ray at rest"),
     "stages": Command("benchmarks.stages", "a model over two stages, llama.cpp's RPC beside it, and its targets"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
     "simulation": Command("benchmarks.simulation", "what `cutset simulate` says beside what is measured here"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cutset.config import did_you_mean
@@ -107,7 +107,7 @@ def describe_needs(needs: Needs) -> str:
 
 
 def no_room(
-    needs: Sequence[Needs], where: str, free: str, fewer: str = "--stages, --workers, --threads, --place"
+    needs: Iterable[Needs], where: str, free: str, fewer: str = "--stages, --replicas, --workers, --threads, --place"
 ) -> str:
     """The line for a cluster that has no room for all of them; `fewer`: flags that ask for less."""
     kinds: dict[str, int] = {}

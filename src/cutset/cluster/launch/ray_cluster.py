@@ -38,8 +38,8 @@ class RayCluster:
 
     def __init__(self) -> None:
         self._connection: RayConnection | None = None
-        self._group: Any = None
-        self._needs: list[dict[str, Any]] = []
+        self._groups: dict[str, tuple[Any, int]] = {}  # of each party, and which of its bundles is the party's
+        self._needs: dict[str, dict[str, Any]] = {}
 
     def open(self, order: Mapping[str, Any]) -> str:
         """See PartyCluster."""
@@ -50,26 +50,38 @@ class RayCluster:
             gpus=order["gpus"],
             insecure=order["insecure"],
             folder=Path(order["folder"]) if order["folder"] else None,
+            token=str(order["token"]),
         )
-        return self._connection.name
+        return self._connection.address
 
-    def reserve(self, needs: Sequence[Needs], seconds: float) -> str:
+    def reserve(self, needs: Mapping[str, Needs], seconds: float) -> str:
         """See PartyCluster."""
         import ray
 
         assert self._connection is not None
         there = ray.cluster_resources()
-        self._needs = [_resources(one, there) for one in needs]
-        self._group, free = self._connection.place([_bundle(one) for one in self._needs], seconds)
+        found = {name: _resources(one, there) for name, one in needs.items()}
+        group, free = self._connection.place([_bundle(one) for one in found.values()], seconds)
+        self._needs |= found
+        self._groups |= {name: (group, index) for index, name in enumerate(found)}
         return free
 
-    def begin(self, index: int, order: Mapping[str, Any]) -> ActorAttempt:
+    def release(self, name: str) -> None:
+        """See PartyCluster."""
+        import ray
+
+        group, _ = self._groups.pop(name)
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            ray.util.remove_placement_group(group)
+
+    def begin(self, name: str, order: Mapping[str, Any]) -> ActorAttempt:
         """See PartyCluster."""
         import ray
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        where = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=index)
-        made = ray.remote(RayParty).options(scheduling_strategy=where, max_restarts=0, **self._needs[index])
+        group, index = self._groups[name]
+        where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+        made = ray.remote(RayParty).options(scheduling_strategy=where, max_restarts=0, **self._needs[name])
         actor = made.remote()
         return ActorAttempt(actor, actor.begin.remote(dict(order)))
 
@@ -110,11 +122,12 @@ class RayCluster:
         """See PartyCluster."""
         if self._connection is None:
             return
-        with contextlib.suppress(Exception):
-            import ray
+        import ray
 
-            if self._group is not None and ray.is_initialized():
-                ray.util.remove_placement_group(self._group)
+        if ray.is_initialized():
+            for group in {id(group): group for group, _ in self._groups.values()}.values():
+                with contextlib.suppress(Exception):
+                    ray.util.remove_placement_group(group)
         self._connection.close()
 
 

@@ -25,6 +25,7 @@ __all__ = ["RayConnection", "reason_of"]
 LOOPBACK = "127.0.0.1"  # with which Ray's processes listen there alone
 MOST_NODES = 8  # of a local cluster: each is half a dozen processes
 STORE = 80 << 20  # bytes of a local node's object store; Ray wants 75 MiB
+ASKING = 10.0  # seconds that the head may take to say where its nodes are
 STARTING = 90.0  # seconds until all local nodes must be there
 LOOKING, GONE = 5.0, 30.0  # seconds between two looks for the head, and without it; Ray would end us after a minute
 ENDING = 15.0  # seconds that Ray gets to end
@@ -45,9 +46,10 @@ class RayConnection:
         gpus: float = 0,
         insecure: bool = False,
         folder: Path | None = None,
+        token: str = "",
     ) -> None:
         """`where`: local, auto or HOST:PORT. Of a local cluster: so many `nodes` (8 at most), `cpus` of each and `gpus`
-        of the first; `folder` is for its files, and is removed in the end."""
+        of the first; `folder` is for its files, and is removed in the end; `token`: its own, "" for a new one."""
         self.address = ""
         self._looked = self._seen = time.monotonic()
         self._local: Any = None
@@ -56,7 +58,7 @@ class RayConnection:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it sends nothing to its makers
         try:
             if where == "local":
-                self._protect()
+                self._protect(token)
                 address = self._start_nodes(nodes, cpus, gpus)
             else:
                 address = reachable(where)
@@ -71,22 +73,20 @@ class RayConnection:
             what = "no local Ray cluster could be started" if where == "local" else f"the Ray cluster at {where} failed"
             raise LinkError(f"{what}: {type(error).__name__}: {reason_of(error)[:300]}") from error
 
-    def _protect(self) -> None:
+    def _protect(self, token: str) -> None:
         # A token for this cluster alone: nobody else on this machine may use it.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token or secrets.token_hex(32)}
         os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
         # No processes for tasks that nobody will ask for; and what is placed computes at the usual priority.
         os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
 
     def _start_nodes(self, nodes: int, cpus: float, gpus: float) -> str:
-        import ray._private.services
         import ray._private.utils
         from ray.cluster_utils import Cluster
 
-        # Nobody else's `auto` shall find this cluster: its address is written nowhere. And when Ray dials the loopback
-        # address it takes another one of this machine, where nobody listens: it shall take the one that it is given.
+        # Nobody else's `auto` shall find this cluster: its address is written nowhere.
         ray._private.utils.write_ray_address = ray._private.utils.reset_ray_address = lambda *where: None
-        ray._private.services.resolve_ip_for_localhost = lambda host: host
+        _stay_on_loopback()
         node = {"num_cpus": cpus, "node_ip_address": LOOPBACK, "object_store_memory": STORE}
         # Ray lets everybody into its directory, with its sockets and logs: so it lies in one that is this user's alone.
         self._folder = self._folder or Path(tempfile.mkdtemp(prefix="cutset-"))
@@ -104,13 +104,14 @@ class RayConnection:
         from ray.exceptions import AuthenticationError
 
         try:
+            loopback = self._local is not None or _on_loopback(where)
             context = ray.init(
                 address=where,
                 namespace=f"cutset-{secrets.token_hex(8)}",
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
-                **({} if self._local is None else {"_node_ip_address": LOOPBACK}),
+                **({"_node_ip_address": LOOPBACK} if loopback else {}),
             )
         except AuthenticationError:
             raise LinkError(
@@ -146,11 +147,11 @@ class RayConnection:
 
     def place(self, bundles: Sequence[Mapping[str, float]], seconds: float) -> tuple[Any, str]:
         """A placement group with a place for each of these, spread over the nodes; and "", or what is free where there
-        is no room for all within so many seconds."""
+        is no room for all within so many seconds; with 0 seconds it waits for none."""
         from ray.util import placement_group
 
         group = placement_group([dict(one) for one in bundles], strategy="SPREAD")
-        return group, "" if group.wait(seconds) else self.free() or "nothing"
+        return group, "" if not seconds or group.wait(seconds) else self.free() or "nothing"
 
     def free(self) -> str:
         """What is free on each node, in words."""
@@ -200,6 +201,27 @@ def _shut_down() -> None:
     with contextlib.suppress(Exception):
         if ray.is_initialized():
             ray.shutdown()
+
+
+def _stay_on_loopback() -> None:
+    """When Ray dials the loopback address it takes another one of this machine, where nobody may listen: from now on it
+    takes the one that it is given."""
+    import ray._private.services
+
+    ray._private.services.resolve_ip_for_localhost = lambda host: host
+
+
+def _on_loopback(where: str) -> bool:
+    """Whether a cluster's nodes listen at the loopback address alone, as those that `local` starts."""
+    if not where.startswith(f"{LOOPBACK}:"):
+        return False
+    from ray._raylet import GcsClient
+
+    nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
+    found = any(node.node_manager_address == LOOPBACK for node in nodes.values())
+    if found:
+        _stay_on_loopback()
+    return found
 
 
 def _refused(where: str, error: Exception) -> str:
