@@ -247,7 +247,7 @@ def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]
     return go
 
 
-def over_fakes(self: RayFiles, options: Any, files: Any) -> None:
+def over_fakes(self: RayFiles, options: Any, files: Any, begun: Any) -> None:
     class Closing(FakePool):
         def end(self, actor: Any) -> None:
             if actor._player is not None:

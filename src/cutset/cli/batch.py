@@ -201,7 +201,7 @@ def _run(
     if cluster is not None:  # a signal ends it by Interrupted
         from cutset.serve.batches.ray_lines import RayLines
 
-        RayLines(args.input, found, results, order).run(cluster, progress.changed)
+        RayLines(args.input, found, results, order).run(cluster, progress.begin, progress.changed)
     whole = cluster is not None or _here(args, order, found, results, progress, signals)
     progress.clear()
     if not whole:

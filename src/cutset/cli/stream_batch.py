@@ -203,7 +203,7 @@ def _over_ray(work: _Work, order: FileOrder, cluster: PoolOptions, signals: Inte
 
     files = RayFiles(order, work.folder, work.done, _log)
     signals.on_signal(files.stop)
-    files.run(cluster, [(path, work.output / work.names[path]) for path in work.left])
+    files.run(cluster, [(path, work.output / work.names[path]) for path in work.left], work.progress.begin)
 
 
 def _log(line: str) -> None:

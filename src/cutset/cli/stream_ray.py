@@ -282,11 +282,15 @@ class RayFiles:
         """Files that play are given up; from a signal handler too."""
         self._stopped = True
 
-    def run(self, options: PoolOptions, files: Sequence[tuple[Path, Path]]) -> None:
-        """Plays files, each to its output. Raises CutsetError; what was done by then is noted."""
+    def run(
+        self, options: PoolOptions, files: Sequence[tuple[Path, Path]], begun: Callable[[], object] = lambda: None
+    ) -> None:
+        """Plays files, each to its output; `begun` is called once the cluster is there. Raises CutsetError; what was
+        done by then is noted."""
         if not files:
             return
         with open_pool(options, self._order.needs) as pool:
+            begun()
             self.play(FilePool(pool, self._order), files)
 
     def play(self, pool: Pool, files: Sequence[tuple[Path, Path]]) -> None:

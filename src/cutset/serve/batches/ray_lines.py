@@ -11,6 +11,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,10 +93,13 @@ class RayLines:
     """The lines of one file that have no answer yet, over a cluster."""
 
     def __init__(self, source: Path, found: Survey, results: LineResults, order: ModelOrder) -> None:
-        self._source, self._found, self._results, self._order = source, found, results, order
+        threads = order.settings.threads or 1  # of each actor: all cores of a node may be those of several
+        self._order = replace(order, settings=replace(order.settings, threads=threads))
+        self._source, self._found, self._results = source, found, results
 
-    def run(self, options: PoolOptions, changed: Any) -> None:
-        """Until each line has its answer on disk; `changed` is called when there are new ones.
+    def run(self, options: PoolOptions, begun: Callable[[], object], changed: Callable[[], object]) -> None:
+        """Until each line has its answer on disk; `begun` is called once the cluster is there, `changed` when there are
+        new answers.
 
         Raises LinkError where there is no such cluster or it has no room, ConfigError where it lets anybody in, the
         input isn't what it was, or a node has another model; EngineError where actors fail. What has come by then is on
@@ -106,9 +110,10 @@ class RayLines:
             raise ConfigError(f"{self._source} was changed since its batch began: begin anew")
         if not len(table):
             return
-        with open_pool(options, Needs(float(self._order.settings.threads or 1))) as pool:
+        with open_pool(options, Needs(float(self._order.settings.threads))) as pool:
             import ray.data
 
+            begun()
             ray.data.DataContext.get_current().enable_progress_bars = False
             errors = (ray.exceptions.RayError, ray.data.exceptions.UserCodeException)
             try:
@@ -120,7 +125,7 @@ class RayLines:
             finally:
                 self._results.commit()
 
-    def _run(self, pool: RayPool, table: NDArray[np.int64], changed: Any) -> None:
+    def _run(self, pool: RayPool, table: NDArray[np.int64], changed: Callable[[], object]) -> None:
         ray, actors, settings = pool.ray, pool.actors, self._order.settings
         at_a_time = max(1, min(AT_A_TIME, settings.max_num_seqs))
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
