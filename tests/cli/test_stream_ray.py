@@ -16,7 +16,7 @@ pytest.importorskip("av")
 from cutset.batches.file_records import FileRecord
 from cutset.batches.shard_folder import ShardFolder
 from cutset.cli import main, stream_ray
-from cutset.cli.stream_ray import ActorLost, FileOrder, Piece, RayFiles
+from cutset.cli.stream_ray import ActorLost, FileOrder, FilePiece, RayFiles
 from cutset.cluster.launch import ray_pool
 from cutset.config import load_stream_settings
 from cutset.errors import CutsetError, EngineError
@@ -44,11 +44,11 @@ class FakeActor:
         self._pieces = deque(found)
         return ""
 
-    def more(self) -> Piece:
+    def more(self) -> FilePiece:
         found = self._pieces.popleft()
         if isinstance(found, Exception):
             raise found
-        piece: Piece = found
+        piece: FilePiece = found
         return piece
 
 
@@ -115,8 +115,8 @@ class Run:
         return {path.name: path.read_bytes() for path in sorted(self.where.glob("*.jsonl"))}
 
 
-def whole(name: str) -> list[Piece]:
-    return [Piece(f"{name} 0\n".encode(), 1, "more"), Piece(f"{name} 1\n{name} 2\n".encode(), 2, "done")]
+def whole(name: str) -> list[FilePiece]:
+    return [FilePiece(f"{name} 0\n".encode(), 1, "more"), FilePiece(f"{name} 1\n{name} 2\n".encode(), 2, "done")]
 
 
 def lines(name: str) -> bytes:
@@ -159,8 +159,8 @@ def test_a_file_that_ends_actors_is_noted_and_one_whose_nodes_go_is_not(tmp_path
 def test_what_cannot_be_played_is_noted_and_what_concerns_all_ends_the_run(tmp_path: Path) -> None:
     run = Run(tmp_path, "abcd")
     bad = {
-        "b": [whole("b")[0], Piece(b"", 0, "unusable", "after 1 pictures: it is cut off")],
-        "c": [Piece(b"", 0, "doubted", "no such network")],
+        "b": [whole("b")[0], FilePiece(b"", 0, "unusable", "after 1 pictures: it is cut off")],
+        "c": [FilePiece(b"", 0, "doubted", "no such network")],
     }
     run.play(lambda name, times: bad.get(name) or whole(name))
     assert {name: one.error for name, one in run.records.items() if one.error} == {
@@ -169,7 +169,7 @@ def test_what_cannot_be_played_is_noted_and_what_concerns_all_ends_the_run(tmp_p
     }
     assert run.doubts == ["c"]
     for name, wrong, message in (
-        ("x", [Piece(b"", 0, "failed", "a worker is lost")], "an actor can't go on: a worker is lost"),
+        ("x", [FilePiece(b"", 0, "failed", "a worker is lost")], "an actor can't go on: a worker is lost"),
         ("y", "y is another file at there", "y is another file at there: what a batch reads must be found under"),
     ):
         (tmp_path / name).mkdir()

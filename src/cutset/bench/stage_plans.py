@@ -127,6 +127,7 @@ class PlanTrial:
         self._tokenizer = Tokenizer.load(source.path)
 
     def rows(self, rounds: int) -> Iterator[Row]:
+        """Of all plans: predicted and measured, and the chosen one against the others."""
         choices = self._choices()
         found = self._candidates(choices)
         for name, one in found.items():

@@ -71,7 +71,7 @@ def order_of(args: argparse.Namespace, settings: StreamSettings) -> FileOrder:
     return FileOrder(flags, settings, result_facts(args, settings), os.getcwd())
 
 
-class Piece(NamedTuple):
+class FilePiece(NamedTuple):
     """Lines of a file; `state` says whether there are more."""
 
     text: bytes
@@ -123,7 +123,7 @@ class FileActor:
         self._lines = self._player.lines(Path(record.file))
         return ""
 
-    def more(self) -> Piece:
+    def more(self) -> FilePiece:
         """The next lines of the file."""
         from cutset.cli.stream_files import UnusableFile
 
@@ -140,10 +140,10 @@ class FileActor:
             state, why = "doubted" if error.doubt else "unusable", str(error)
         except CutsetError as error:
             state, why = "failed", str(error)
-        return Piece(b"".join(lines), len(lines), state, why)
+        return FilePiece(b"".join(lines), len(lines), state, why)
 
 
-class Pool(Protocol):
+class ActorPool(Protocol):
     """The small part of Ray that is used here; tests have one without Ray. A call's answer is waited for by `wait`."""
 
     def wanted(self) -> int:
@@ -174,7 +174,7 @@ class ActorLost(Exception):
 
 
 class FilePool:
-    """See Pool."""
+    """See ActorPool."""
 
     def __init__(self, pool: RayPool, order: FileOrder) -> None:
         self._pool, self._ray = pool, pool.ray
@@ -184,25 +184,25 @@ class FilePool:
         )
 
     def wanted(self) -> int:
-        """See Pool."""
+        """See ActorPool."""
         return self._pool.wanted()
 
     def make(self) -> Any:
-        """See Pool."""
+        """See ActorPool."""
         return self._made.remote(self._order)
 
     def call(self, actor: Any, method: str, *given: Any) -> Any:
-        """See Pool."""
+        """See ActorPool."""
         return getattr(actor, method).remote(*given)
 
     def wait(self, calls: Sequence[Any], seconds: float) -> Sequence[Any]:
-        """See Pool."""
+        """See ActorPool."""
         self._pool.check()
         done: Sequence[Any] = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)[0]
         return done or self._ray.wait(list(calls), timeout=seconds)[0]
 
     def answer(self, call: Any) -> Any:
-        """See Pool."""
+        """See ActorPool."""
         from cutset.cluster.launch.ray_connection import reason_of
 
         errors = self._ray.exceptions
@@ -220,7 +220,7 @@ class FilePool:
             raise EngineError(f"the actors can't go on: {reason_of(error)[:300]}") from error
 
     def end(self, actor: Any) -> None:
-        """See Pool."""
+        """See ActorPool."""
         with contextlib.suppress(Exception):
             self._ray.kill(actor, no_restart=True)
 
@@ -293,7 +293,7 @@ class RayFiles:
             begun()
             self.play(FilePool(pool, self._order), files)
 
-    def play(self, pool: Pool, files: Sequence[tuple[Path, Path]]) -> None:
+    def play(self, pool: ActorPool, files: Sequence[tuple[Path, Path]]) -> None:
         """`run` with a pool that is there."""
         self._outputs = dict(files)
         waiting, looked = deque(self._outputs), time.monotonic()
@@ -320,16 +320,16 @@ class RayFiles:
     def _playing(self) -> bool:
         return any(slot.item is not None for slot in self._slots)
 
-    def _grow(self, pool: Pool) -> None:
+    def _grow(self, pool: ActorPool) -> None:
         """Starts actors that there should be, as when nodes have joined."""
         for _ in range(pool.wanted() - len(self._slots)):
             self._slots.append(self._started(pool))
 
-    def _started(self, pool: Pool) -> Slot:
+    def _started(self, pool: ActorPool) -> Slot:
         actor = pool.make()
         return Slot(actor, pool.call(actor, "open"))
 
-    def _hand_out(self, pool: Pool) -> None:
+    def _hand_out(self, pool: ActorPool) -> None:
         """Gives a file to each actor that has none."""
         for slot in self._slots:
             if not slot.there or slot.item is not None:
@@ -347,7 +347,7 @@ class RayFiles:
                 return
             slot.call = pool.call(slot.actor, "begin", slot.item.record)
 
-    def _look(self, pool: Pool) -> None:
+    def _look(self, pool: ActorPool) -> None:
         """Takes what has come of the calls."""
         calls = {slot.call: slot for slot in self._slots if not slot.there or slot.item is not None}
         now = time.monotonic()
@@ -361,7 +361,7 @@ class RayFiles:
             except ActorLost as error:
                 self._lost(pool, slot, error)
 
-    def _take(self, pool: Pool, slot: Slot, answer: Any) -> None:
+    def _take(self, pool: ActorPool, slot: Slot, answer: Any) -> None:
         """The answer to a slot's call, and the next call. Raises CutsetError, OSError."""
         item = slot.item
         if item is None:
@@ -374,7 +374,7 @@ class RayFiles:
             item.file = item.output.enter_context(self._folder.output(self._outputs[item.path]))
             slot.call = pool.call(slot.actor, "more")
         else:
-            piece = Piece(*answer)
+            piece = FilePiece(*answer)
             item.file.write(piece.text)
             item.pictures += piece.pictures
             if piece.state == "more":
@@ -383,7 +383,7 @@ class RayFiles:
                 self._through(item, piece)
                 slot.item = None
 
-    def _through(self, item: Playing, piece: Piece) -> None:
+    def _through(self, item: Playing, piece: FilePiece) -> None:
         """The last piece of a file has come."""
         if piece.state == "failed":
             raise EngineError(f"an actor can't go on: {piece.error}")
@@ -395,7 +395,7 @@ class RayFiles:
             item.record.error = piece.error
         self._done(item.path, item.record, GraphError(piece.error) if piece.state == "doubted" else None)
 
-    def _lost(self, pool: Pool, slot: Slot, error: ActorLost) -> None:
+    def _lost(self, pool: ActorPool, slot: Slot, error: ActorLost) -> None:
         """Starts another actor; the file is played again, or given up where it ends whoever plays it."""
         item, why = slot.item, str(error)[:300]
         if item is None:
