@@ -30,9 +30,9 @@ from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_settings import check_stages, has_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.engine.text_embedder import TextEmbedder
-from cutset.errors import ConfigError, RequestError
+from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.files.adapter import read_adapter
-from cutset.models.files.digests import observe
+from cutset.models.files.digests import digest_of_files, observe
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.pooling import stated_pooling
@@ -184,6 +184,18 @@ class LoadedModel:
         eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
         self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
         return source
+
+    def digests(self) -> tuple[bytes, bytes]:
+        """SHA-256 over the files of the model, and over those of its tokenizer; docs/receipts.md says how. Raises
+        ModelError."""
+        named = tokenizer_files(self.directory)
+        # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
+        always = bool(self.mode) or self.settings.verify == "always"
+        files = digest_of_files(self.directory, self.model_files, always=always)
+        tokenizer = digest_of_files(self.directory / "tokenizer", named, always=always) if named else files
+        if observe([*self.model_files, *named]).files != self.observed.files:
+            raise ModelError(f"files of {self.directory} were changed since the model was loaded: load it again")
+        return bytes.fromhex(files), bytes.fromhex(tokenizer)
 
     def _asked_to_reuse(self) -> bool:
         """In masked modes a request's shapes lack the rows of a cached beginning, and so reveal it."""

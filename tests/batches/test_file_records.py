@@ -19,7 +19,7 @@ def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
         assert records.find(one) is None
         for path, name in ((one, "one.mp4.jsonl"), (other, "one.mp4-1.jsonl")):
             record = begin_record(path)
-            record.output, record.items = records.name_for(path), 3
+            record.output, record.items = records.names([one, other])[path], 3
             assert record.output == name
             assert records.add(record)
             assert not records.add(record)
@@ -31,7 +31,7 @@ def test_a_file_is_known_until_it_changes(tmp_path: Path) -> None:
         assert records.find(one) is not None  # its bytes are the same
         one.write_bytes(b"Pictures")
         assert records.find(one) is None
-        assert records.name_for(one) == "one.mp4.jsonl"
+        assert records.names([other, one]) == {one: "one.mp4.jsonl", other: "one.mp4-1.jsonl"}
         again = begin_record(one)
         again.error = "no video"
         assert records.add(again)
@@ -52,6 +52,7 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
         "\\udce9.mp4",
     ]
     outputs = set[str]()
+    paths = [tmp_path / name for name in names]
     for name in names:
         (tmp_path / name).write_bytes(name.encode(errors="surrogateescape"))
     for again in (False, True):
@@ -63,7 +64,7 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
                     assert records.find(path) is not None
                     continue
                 record = begin_record(path)
-                record.output = records.name_for(path)
+                record.output = records.names(paths)[path]
                 with folder.output(tmp_path / record.output) as file:
                     file.write(b"x")
                 assert records.add(record)

@@ -20,10 +20,7 @@ pytest.importorskip("starlette")
 from cutset.batches.input_lines import survey
 from cutset.batches.shard_folder import Record, ShardFolder
 from cutset.cli import main
-from cutset.config import load_settings
-from cutset.models.random import RandomModel
 from cutset.serve.batches.batch_lines import custom_id
-from cutset.serve.batches.model_order import ModelOrder, answer_facts
 
 FLAGS = ("--threads", "1", "--max-num-seqs", "4")
 Line = dict[str, Any]
@@ -215,28 +212,6 @@ def test_a_run_goes_on_only_when_asked_and_with_the_same(
     found = read(tmp_path / "out.jsonl")
     assert [line["custom_id"] for line in found] == ["a", "b"]
     assert found[1]["kept"] is True
-
-
-def test_another_model_of_that_name_doesnt_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    body = {"prompt": [5, 6], "max_tokens": 2}
-    source, out = write(tmp_path / "in.jsonl", [request("a", **body)]), tmp_path / "out.jsonl"
-    models = [tmp_path / folder / "model" for folder in "ab"]
-    for seed, path in enumerate(models):
-        RandomModel(vocab=64, hidden=32, heads=4, seed=seed).write_checkpoint(path)
-    parts = tmp_path / "out.jsonl.parts"
-    assert main(["batch", str(models[0]), str(source), "-o", str(out), *FLAGS]) == 0
-    with ShardFolder(
-        parts, {"of": "requests", "input": survey(source, 1 << 20, custom_id).sha256, "lines": 1}
-    ) as folder:
-        service = ModelOrder(
-            str(models[0]), load_settings({"threads": 1}), {}, (), None, None, ("auto", "auto"), 9999
-        ).open()
-        folder.require(answer_facts(service))
-        service.llm.close()
-    for model, code in ((models[1], 2), (models[0], 0)):
-        capsys.readouterr()
-        assert main(["batch", str(model), str(source), "-o", str(out), "--resume", *FLAGS]) == code
-        assert ("has weights" in capsys.readouterr().err) == bool(code)
 
 
 def start(source: Path, out: Path, *more: str) -> subprocess.Popen[str]:

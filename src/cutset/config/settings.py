@@ -71,7 +71,10 @@ STAGES_LISTEN = (
     "listen at this address for stages that dial in (`cutset stage --join`): all of --stages N, or those that --stages "
     "and --spares name as join://NAME. Only accepted here"
 )
-SPARES = "stages that stand in for those that are gone. Only accepted here"
+SPARES = (
+    "stages that stand in for those that are gone: addresses, or how many, where --stages is a number, too. Only "
+    "accepted here"
+)
 SPARE_KEYS = "with tcp: the spares' public keys, in their order. Only accepted here"
 STAGE_PATIENCE = "wait so long for lost stages, then end what runs"
 DIVIDED = (
@@ -170,7 +173,7 @@ class Settings(Sourced):
     stages_listen: str = _setting(
         "", STAGES_LISTEN, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )
-    spares: Sequence[str] = _setting((), SPARES, NAMES)
+    spares: int | Sequence[str] = _setting((), SPARES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
     patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
     ray: str = _setting("", RAY, RAY_FORM)

@@ -21,7 +21,7 @@ from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import StageLoad
-from cutset.engine.stage_settings import StageWorkers, ray_options, stage_addresses, stage_count
+from cutset.engine.stage_settings import StageWorkers, ray_options, spare_count, stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
 from cutset.models.files.integer import Progress
@@ -78,19 +78,23 @@ class LinkedStages:
             keys = load_keys(settings.key) if settings.key is not None else None
             launcher: Launcher
             if ray is not None:
-                placed = ray_stages(ray, count, source, settings, choice, log)
+                placed = ray_stages(ray, count, source, settings, choice, log, spare_count(settings))
                 parts.callback(placed.close)
-                launcher, named, keys = placed, placed.addresses, placed.keys
+                launcher, started, keys = placed, placed.addresses, placed.keys
             elif local:
                 threads = max(1, settings.thread_count // count)
                 prefixes = None
                 if settings.prefix_cache is not None:
                     prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
-                self.local = LocalStages(count, source.path, threads=threads, prefixes=prefixes)
+                self.local = LocalStages(count + spare_count(settings), source.path, threads=threads, prefixes=prefixes)
                 parts.callback(self.local.close)
-                launcher, named = self.local, self.local.addresses
+                launcher, started = self.local, self.local.addresses
             else:
                 launcher = GivenAddresses(named)
+            if local:
+                names = list(launcher.names)
+                named = {name: started[name] for name in names[:count]}
+                spares = {name: started[name] for name in names[count:]}
             parts.callback(Supervisor(launcher, log).close)
             starting = LOCAL_STARTING if local else STARTING
             rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)

@@ -17,7 +17,16 @@ from cutset.link.keys import Keys, load_public
 from cutset.link.rendezvous import SCHEME, Rendezvous
 from cutset.partition.hop import Hop
 
-__all__ = ["Addresses", "StageWorkers", "check_stages", "has_stages", "ray_options", "stage_addresses", "stage_count"]
+__all__ = [
+    "Addresses",
+    "StageWorkers",
+    "check_stages",
+    "has_stages",
+    "ray_options",
+    "spare_count",
+    "stage_addresses",
+    "stage_count",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class StageWorkers:
 
     def locate(self, name: str) -> tuple[str, bytes | None]:
         """Where a stage or spare is now. Raises LinkError while it is nowhere."""
-        if self.launcher is not None and name in self.stages:
+        if self.launcher is not None and name in self.launcher.names:
             return self.launcher.locate(name)
         return self.all[name]
 
@@ -59,12 +68,18 @@ def stage_count(settings: Settings) -> int:
     return len(settings.stages) or len(settings.stage_keys)
 
 
+def spare_count(settings: Settings) -> int:
+    """How many spares are started here, or by Ray; those that are named by address aren't."""
+    return settings.spares if isinstance(settings.spares, int) else 0
+
+
 def ray_options(settings: Settings) -> RayOptions | None:
     """How Ray places the stages, None where it doesn't. Raises ConfigError."""
     counted = isinstance(settings.stages, int) and not settings.stages_listen
     found = check_ray(settings.ray, settings.place, insecure=settings.insecure_ray, counted=counted, flag="--stages")
     for name in ("key", "spares", "prefix_cache") if found is not None else ():
-        if getattr(settings, name) and settings.by_hand(name):
+        placed = name == "spares" and spare_count(settings)
+        if getattr(settings, name) and settings.by_hand(name) and not placed:
             raise ConfigError(f"--{name.replace('_', '-')} and --ray don't go together: leave one of them out")
     return found
 
@@ -92,6 +107,17 @@ def check_stages(settings: Settings) -> None:
         )
     if settings.device != "cpu":
         raise ConfigError("each stage runs on a device of its own: give `cutset stage` --device, and leave it out here")
+    if spare_count(settings) and (not isinstance(settings.stages, int) or settings.stages_listen):
+        raise ConfigError(
+            f"--spares {settings.spares} is of stages that are started here: name spares by their addresses, as those"
+        )
+    if (
+        not spare_count(settings)
+        and settings.spares
+        and isinstance(settings.stages, int)
+        and not settings.stages_listen
+    ):
+        raise ConfigError("--spares at addresses are for --stages at addresses: say how many there are, as --spares 1")
     if isinstance(settings.stages, int) and settings.stage_keys and not settings.stages_listen:
         raise ConfigError(
             "--stage-keys is for stages at addresses: name them with --stages tcp://…, or wait for them with "
@@ -106,7 +132,8 @@ def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
     stages: Sequence[str] = () if isinstance(settings.stages, int) else settings.stages
     if settings.stages_listen and not stages:
         stages = _joiners(settings)
-    found = _keyed("stages", stages, settings.stage_keys), _keyed("spares", settings.spares, settings.spare_keys)
+    spares: Sequence[str] = () if isinstance(settings.spares, int) else settings.spares
+    found = _keyed("stages", stages, settings.stage_keys), _keyed("spares", spares, settings.spare_keys)
     if both := set(found[0]) & set(found[1]):
         raise ConfigError(f"{sorted(both)[0]} is both in --stages and in --spares: name it once")
     each = {**found[0], **found[1]}

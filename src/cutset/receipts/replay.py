@@ -11,7 +11,7 @@ from cutset.engine.grammar import Grammar
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, DeviceError
 from cutset.llm import LLM
-from cutset.receipts.issuer import DETAILS, model_digests, run_facts
+from cutset.receipts.issuer import DETAILS, run_facts
 from cutset.trust.receipt import Receipt
 from cutset.trust.verify_receipt import trees_of
 
@@ -136,7 +136,7 @@ READ: dict[str, Callable[[Any], Any]] = {"structured_outputs": _grammar, "logit_
 def _differences(receipt: Receipt, llm: LLM) -> list[str]:
     """Why the tokens here might be others than there, in words."""
     said, here = receipt.statement, run_facts(llm)
-    files, tokenizer = model_digests(llm)
+    files, tokenizer = llm.digests()
     found = []
     if (said["model"]["files"], said["model"]["tokenizer"]) != (files, tokenizer):
         found.append(f"it was another model: files {said['model']['files'].hex()}, not {files.hex()}")

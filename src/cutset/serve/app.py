@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cutset.errors import CutsetError
 from cutset.serve.api_errors import ApiError, as_api_error, server_failed
 from cutset.serve.auth import Auth, Guard, refuse
+from cutset.serve.batches.answer_facts import answer_facts
 from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
@@ -57,7 +58,8 @@ def build_app(
     pages, stored = Pages(service), ResponseStore()
     apps = model_applications(service, stored)
     batches = batches or BatchApi(None)
-    batches.answer_by(apps, service.check_open, at_once=2 * service.llm.settings.max_num_seqs)
+    at_once = 2 * service.llm.settings.max_num_seqs
+    batches.answer_by(apps, service.check_open, at_once=at_once, facts=lambda: answer_facts(service))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -83,7 +83,7 @@ class RayParty:
             allow = directory / "allowed"
             allow.write_text("".join(f"{bytes.fromhex(key).hex()}\n" for key in allowed))
             words = [*command, "--listen", tcp_address(host), "--key", str(secret), "--allow", str(allow)]
-            # Without Ray's token: a worker has no business with the cluster.
+            # Without Ray's token: a party has no business with the cluster.
             env = environment(threads, drop=("RAY_",))
             self._child = child = Child("the party", words, directory=directory, env=env, stderr=PIPE)
             try:

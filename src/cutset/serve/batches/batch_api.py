@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -63,10 +63,17 @@ class BatchApi:
             raise ConfigError(f"batches can't be kept in {folder}: {error.strerror}") from None
         self.files.used_beside = self.batches.used
 
-    def answer_by(self, apps: Mapping[str, ASGIApp], check_open: Any, *, at_once: int) -> None:
+    def answer_by(
+        self,
+        apps: Mapping[str, ASGIApp],
+        check_open: Any,
+        *,
+        at_once: int,
+        facts: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         """`apps` answer requests by their paths, at most `at_once` at a time; `check_open` raises ApiError while they
-        can't."""
-        self._apps, self._check_open, self._at_once = apps, check_open, at_once
+        can't. `facts`: what answers depend on, if it is the same for all; it is asked from a thread."""
+        self._apps, self._check_open, self._at_once, self._facts = apps, check_open, at_once, facts
 
     def routes(self, limits: RequestLimits, origins: Sequence[str]) -> list[BaseRoute]:
         """All paths below `/v1/files` and `/v1/batches`; `origins`: pages that may upload."""
@@ -78,6 +85,7 @@ class BatchApi:
             self._apps,
             self._check_open,
             at_once=self._at_once,
+            facts=self._facts,
             body_bytes=limits.body_bytes,
         )
         files = _Files(self.files, self.batches)

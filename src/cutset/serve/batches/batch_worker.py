@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -39,11 +40,12 @@ class BatchWorker:
         check_open: Callable[[], object],
         *,
         at_once: int,  # requests of all batches
+        facts: Callable[[], Mapping[str, Any]],  # what answers depend on, beside requests
         body_bytes: int,  # of a request
     ) -> None:
         self.files, self.batches = files, batches
         self._apps, self._check_open, self._at_once = apps, check_open, at_once
-        self._body_bytes = body_bytes
+        self._body_bytes, self._facts = body_bytes, facts
         self._tasks: dict[str, tuple[StoredBatch, asyncio.Task[None]]] = {}  # by ids of batches
         self._stops: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
@@ -122,7 +124,16 @@ class BatchWorker:
             if batch.status == "cancelling":
                 ended = "cancelled"
             elif batch.status != "finalizing":
-                ended = await self._answer(batch, source, found, results, longest)
+                facts = await asyncio.to_thread(self._facts)
+                if differs := folder.difference(facts):  # the server was started again, with another one
+                    text = (
+                        f"the batch began with {differs}: what was answered by then is kept, so ask for the rest anew"
+                    )
+                    batch.errors = [{"code": "model_changed", "message": text, "param": None, "line": None}]
+                    ended = "failed"
+                else:
+                    await asyncio.to_thread(folder.require, facts)
+                    ended = await self._answer(batch, source, found, results, longest)
             await self._finish(batch, results, ended)
             folder.remove()
 
