@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
     from cutset.receipts.issuer import ReceiptIssuer
+    from cutset.serve.reload import FileWatch
     from cutset.trust.signing_key import EvidenceOf, Signer
 
     Issuers = Callable[[LLM | AsyncLLM], ReceiptIssuer]
@@ -48,17 +50,43 @@ def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
 
 
 def issuers_from(
-    path: Path | None, say: Callable[[str], None] = log, evidence_of: EvidenceOf | None = None
+    path: Path | None,
+    say: Callable[[str], None] = log,
+    evidence_of: EvidenceOf | None = None,
+    watch: FileWatch | None = None,
+    used: Callable[[str], None] = lambda key: None,
 ) -> Issuers | None:
-    """What makes receipts of any model's answers with this key, and evidence for it; None without a key. Raises
-    ConfigError."""
+    """What makes receipts of any model's answers with this key, and evidence for it; None without a key. With `watch`
+    another key in the file signs from then on. `used` is told each public key. Raises ConfigError."""
     if path is None:
         return None
     from cutset.receipts.issuer import ReceiptIssuer
 
-    signer = signer_from(path, evidence_of)
+    made: weakref.WeakSet[ReceiptIssuer] = weakref.WeakSet()
+
+    def read() -> Signer:
+        signer = signer_from(path, evidence_of)
+        used(signer.key.public.hex())
+        return signer
+
+    def again() -> str:
+        nonlocal signer
+        signer = read()
+        for issuer in list(made):
+            issuer.signer = signer
+        return f"the key of receipts was read again: they are signed by {signer.key.public.hex()}"
+
+    signer = read()
     say(f"receipts are signed by {signer.key.public.hex()}")
-    return lambda llm: ReceiptIssuer(llm, signer)
+    if watch is not None:
+        watch.add([path], again)
+
+    def issuer_of(llm: LLM | AsyncLLM) -> ReceiptIssuer:
+        issuer = ReceiptIssuer(llm, signer)
+        made.add(issuer)
+        return issuer
+
+    return issuer_of
 
 
 def receipted(

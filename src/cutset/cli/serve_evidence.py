@@ -30,6 +30,11 @@ def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str) -> N
         f"by the kernel's configfs-tsm; simulator is NOT CONFIDENTIAL. Needs {needs}",
     )
     group.add_argument(
+        "--device-evidence",
+        choices=("nvidia",),
+        help="show reports of this machine's GPUs in confidential-computing mode beside it (extra nvidia)",
+    )
+    group.add_argument(
         "--evidence-root",
         type=Path,
         metavar="DIR",
@@ -43,12 +48,19 @@ def provider_from(args: argparse.Namespace, *, over: bool, needs: str) -> Provid
     if args.evidence is None:
         if args.evidence_root is not None:
             raise ConfigError("--evidence-root is for --evidence")
+        if args.device_evidence is not None:
+            raise ConfigError("--device-evidence goes with --evidence: a GPU's report doesn't say which program asked")
         return None
     if not over:
         raise ConfigError(f"--evidence is bound to {needs}")
     from cutset.trust.evidence.providers import open_provider
 
-    return open_provider(args.evidence, args.evidence_root)
+    provider = open_provider(args.evidence, args.evidence_root)
+    if args.device_evidence is not None:
+        from cutset.trust.evidence.nvidia_reports import NvidiaDevices
+
+        provider.devices = NvidiaDevices()
+    return provider
 
 
 def prover_of(

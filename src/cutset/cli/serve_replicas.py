@@ -12,6 +12,7 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from cutset.config import Settings
     from cutset.llm import AsyncLLM
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["adapters_from", "add_replicas", "open_served"]
 
@@ -55,15 +56,18 @@ def open_served(
     adapters: dict[str, str],
     template: str | None,
     report: Callable[[str], None],
+    audit: AuditLog | None = None,
 ) -> AsyncLLM:
-    """The model that the flags mean. Raises CutsetError."""
+    """The model that the flags mean; refusals of evidence go to the `audit` log. Raises CutsetError."""
     from cutset.llm import AsyncLLM
 
     progress = Progress()
     if args.replicas is None:
         if args.replica_keys is not None:
             raise ConfigError("--replica-keys are of replicas at addresses: name them with --replicas")
-        return AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
+        return AsyncLLM(
+            model, settings=settings, adapters=adapters, progress=progress, chat_template=template, audit=audit
+        )
     if args.trace is not None:
         raise ConfigError("--trace is of one engine: leave --replicas out")
     from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
