@@ -18,7 +18,7 @@ from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
 from cutset.cli.receipt_flags import add_receipt_key, receipted, signer_for
 from cutset.cli.sampling import add_sampling, sampling_from
-from cutset.cli.serve_evidence import audit_from
+from cutset.cli.serve_evidence import add_evidence, audit_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import ConfigError, IntegrityError
@@ -43,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--receipt", type=output_path, metavar="FILE", help="write a signed receipt of the answer, for you alone (0600)"
     )
     add_receipt_key(parser)
+    add_evidence(parser, what="in the receipt", needs="--receipt", devices=False)
     add_model_key(parser, released=False)
     add_remote(parser)
     add_trace(parser)
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     check_trace(args, settings)
-    signer = signer_for(args.receipt, args.receipt_key, "--receipt")
+    signer = signer_for(args, args.receipt, "--receipt")
     if args.prompt == "-" or (args.prompt_file and str(args.prompt_file) == "-"):
         prompt = read_stdin()
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import log
+from cutset.cli.serve_evidence import provider_from
 from cutset.errors import ConfigError, CutsetError
 from cutset.files import write_atomically
 
@@ -42,11 +43,21 @@ def signer_from(path: Path | None, evidence_of: EvidenceOf | None = None) -> Sig
     return Signer.of(own_signing_key()[0] if path is None else SigningKey.load(path), evidence_of)
 
 
-def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
-    """The same where receipts are `wanted` by this flag; None where they aren't. Raises ConfigError."""
-    if wanted is None and path is not None:
+def signer_for(args: argparse.Namespace, wanted: object, flag: str) -> Signer | None:
+    """The same by --receipt-key, where receipts are `wanted` by this flag, with evidence by --evidence; None where they
+    aren't. Raises ConfigError."""
+    if wanted is None and args.receipt_key is not None:
         raise ConfigError(f"--receipt-key has no use without {flag}: give both, or none")
-    return None if wanted is None else signer_from(path)
+    provider = provider_from(args, over=wanted is not None, needs=f"the key of receipts: give {flag}")
+    if wanted is None:
+        return None
+    if provider is None:
+        return signer_from(args.receipt_key)
+    from cutset.trust.signing_key import evidence_by
+
+    if not provider.confidential:
+        log("cutset: warning: NOT CONFIDENTIAL: a simulator's evidence proves nothing")
+    return signer_from(args.receipt_key, evidence_by(provider))
 
 
 def issuers_from(

@@ -52,5 +52,27 @@ def verify_link(verifier: Verifier, warn: Callable[[str], None] = log.warning) -
 
 
 def verify_by(policy: Path, *, audit: AuditLog | None = None, warn: Callable[[str], None] = log.warning) -> Verify:
-    """The same by the policy in a file; refusals go to the `audit` log. Raises ConfigError."""
-    return verify_link(Verifier(load_policy(policy), audit=audit), warn)
+    """The same by the policy in a file, which is read again when it changes; refusals go to the `audit` log. Raises
+    ConfigError."""
+    seen, verifier = _stamp(policy), Verifier(load_policy(policy), audit=audit)
+    judge = verify_link(verifier, warn)
+
+    def verify(evidence: bytes, binding: Binding) -> bool:
+        nonlocal seen
+        if (now := _stamp(policy)) != seen and now is not None:  # gone: it is being replaced
+            seen = now
+            try:
+                verifier.policy = load_policy(policy)
+            except ConfigError as error:
+                warn(f"the policy that was read before stays in force: {error}")
+        return judge(evidence, binding)
+
+    return verify
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
