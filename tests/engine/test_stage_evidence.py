@@ -126,6 +126,7 @@ def test_a_policy_comes_from_no_file_left_from_before(tmp_path: Path) -> None:
         (["--listen", "shm://x", "--evidence-root", "/x"], "--evidence"),
         (["--listen", "tcp://127.0.0.1:0", "--evidence", "tdx", "--evidence-root", "/nowhere"], "isn't there"),
         (["--listen", "tcp://127.0.0.1:0", "--stage-policy", "/nowhere.toml"], "nowhere"),
+        (["--status", "tcp://127.0.0.1:1", "--evidence", "simulator"], "leave them out of --status"),
     ],
 )
 def test_flags_that_promise_nothing(words: list[str], match: str, capsys: pytest.CaptureFixture[str]) -> None:

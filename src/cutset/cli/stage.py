@@ -57,6 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.status:
+        if args.evidence is not None or args.stage_policy is not None:
+            raise ConfigError("--evidence and --stage-policy are for a stage that serves: leave them out of --status")
         return _status(args)
 
     if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", args.device):
