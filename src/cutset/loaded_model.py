@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
     from cutset.link.peer import Binding
     from cutset.offload.client.offload import Offload
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["LoadedModel", "Message", "Prompt"]
 
@@ -75,6 +76,7 @@ class LoadedModel:
         adapters: Mapping[str, str | Path] | None = None,  # LoRA adapters by name: directories as PEFT saves them
         progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
         chat_template: str | None = None,  # the source of one, in place of the model's
+        audit: AuditLog | None = None,  # where refusals of evidence go
         **overrides: Any,
     ) -> None:
         started = time.perf_counter()
@@ -104,13 +106,22 @@ class LoadedModel:
         if mode is not None and mode.remote:
             from cutset.offload.client.offload import open_offload
 
-            self.offload = open_offload(source, self.settings, mode, progress, _verify_accelerator(self.settings))
+            verify = _verify_by(self.settings.offload_policy, audit)
+            self.offload = open_offload(source, self.settings, mode, progress, verify)
             runs, self.choice = self.offload.executor, self.offload.choice
         elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
 
             self.choice = choose(self.settings, stored_dtype(source))
-            self.stages = LinkedStages(source, self.settings, self.choice, context, progress=progress, log=log.info)
+            self.stages = LinkedStages(
+                source,
+                self.settings,
+                self.choice,
+                context,
+                progress=progress,
+                log=log.info,
+                verify=_verify_by(self.settings.stage_policy, audit),
+            )
             runs = self.stages.pipeline
         else:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
@@ -326,12 +337,10 @@ class LoadedModel:
                 party.close()
 
 
-def _verify_accelerator(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
-    """What says whether an accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
-    if settings.offload_policy is None:
+def _verify_by(policy: Path | None, audit: AuditLog | None) -> Callable[[bytes, Binding], bool] | None:
+    """What says whether the evidence of who is linked is enough; None where none is asked for. Raises ConfigError."""
+    if policy is None:
         return None
-    from cutset.trust.evidence.link_evidence import verify_link
-    from cutset.trust.evidence.policy import load_policy
-    from cutset.trust.evidence.verifier import Verifier
+    from cutset.trust.evidence.link_evidence import verify_by
 
-    return verify_link(Verifier(load_policy(settings.offload_policy)))
+    return verify_by(policy, audit=audit, warn=log.warning)

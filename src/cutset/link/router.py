@@ -232,6 +232,12 @@ class ZmqListener:
             self._silent.pop(fd, None)
             self._disconnect(fd)
 
+    def _cut_revoked(self) -> None:
+        """Ends the links of keys that were allowed when they connected, and aren't now."""
+        if self._authenticator is not None and (revoked := self._authenticator.revoked):
+            for end in [end for end in list(self._ends.values()) if bytes.fromhex(end.peer) in revoked]:
+                end.close()
+
     def _disconnect(self, fd: int) -> None:
         """Breaks a connection, which a ROUTER doesn't do by itself. By the time a descriptor is shut down it may be
         another connection's; so a copy is, if nothing had happened to the descriptor when the copy was made."""
@@ -275,8 +281,9 @@ class ZmqListener:
                 self._gone.append(end)
 
     def gone(self) -> list[Link]:
-        """Clients that closed, died or broke the protocol since the last call."""
+        """Clients that closed, died, broke the protocol or lost their permission since the last call."""
         if not self.sock.closed:
+            self._cut_revoked()
             self.check()
         with self._checking:
             found, self._gone = self._gone, []
@@ -321,7 +328,7 @@ def listen(
         if where.scheme == "tcp":
             if keys is None or not allow:
                 raise ConfigError(f"{where}: {KEYS_HELP}, and name the clients' public keys that may connect")
-            allowed = KeyAuthenticator(context, frozenset(allow))
+            allowed = KeyAuthenticator(context, allow)
             raw.curve_server = True
             raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
             raw.zap_domain = DOMAIN

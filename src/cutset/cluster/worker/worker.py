@@ -33,7 +33,7 @@ from cutset.link import Frame, Link, Listener, Timeouts, listen
 from cutset.link.interface import RingListener
 from cutset.link.joiner import Joiner
 from cutset.link.keys import key_allowed, listening_keys
-from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
+from cutset.link.peer import Binding, Hello, is_hello, peer_key, read_about, refusal
 
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
@@ -274,10 +274,13 @@ def open_worker(
     model: str = "",
     abilities: Abilities = NO_ABILITIES,
     speed: float = 1.0,
+    prove: Callable[[Binding], bytes] | None = None,
+    verify_next: Callable[[bytes, Binding], bool] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """A worker from addresses and files. It listens, or dials in at `join` until it is closed. `model`: the digest of
-    the one whose weights are here, if only that is served. Raises ConfigError or LinkError."""
+    the one whose weights are here, if only that is served. `prove` makes evidence for who asks, `verify_next` says
+    whether that of the next worker is enough; see Handshake. Raises ConfigError or LinkError."""
     if (address is None) == (join is None):
         raise ConfigError("a worker either listens or joins: name one address")
     keys, allowed = listening_keys(join or address or "", key, allow, "coordinators")
@@ -293,7 +296,8 @@ def open_worker(
         weights=weights,
         keys=keys,
         coordinators=allowed,
-        handshake=replace(HANDSHAKE, model=model),
+        handshake=replace(HANDSHAKE, model=model, prove=prove),
+        verify_next=verify_next,
         abilities=abilities,
         joined=join or "",
         speed=Speed(speed).factor,
