@@ -47,6 +47,7 @@ class RayCluster:
 
     def __init__(self) -> None:
         self._local: Any = None
+        self._joined: Any = None  # a node of this side's own in somebody else's cluster
         self._folder: Path | None = None  # of a local cluster
         self._groups: dict[str, tuple[Any, int]] = {}  # of each party, and which of its bundles is the party's
         self._needs: dict[str, dict[str, Any]] = {}
@@ -69,7 +70,7 @@ class RayCluster:
         from ray.exceptions import AuthenticationError
 
         try:
-            loopback = self._local is not None or _on_loopback(where)
+            loopback = self._local is not None or self._be_a_node(where)
             context = ray.init(
                 address=where,
                 namespace=f"cutset-{secrets.token_hex(8)}",
@@ -111,6 +112,29 @@ class RayCluster:
             self._local.add_node(wait=False, **node)
         self._local.wait_for_nodes(STARTING)
         return str(self._local.address)
+
+    def _be_a_node(self, where: str) -> bool:
+        """Ray lets a driver in by a node on its machine alone. Where there is none, this side joins as one without
+        processors, on which nothing is placed. Whether nodes are at the loopback address."""
+        from ray._private import services
+        from ray._raylet import GcsClient
+
+        nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
+        alive = {name.hex(): node for name, node in nodes.items() if node.state == node.ALIVE}
+        loopback = where.startswith(f"{LOOPBACK}:") and any(
+            node.node_manager_address == LOOPBACK for node in alive.values()
+        )
+        if loopback:
+            _stay_on_loopback()
+        if not alive.keys() & set(services.find_node_ids()):
+            from ray._private.node import Node
+            from ray._private.parameter import RayParams
+
+            here = {"node_ip_address": LOOPBACK} if loopback else {}
+            nothing = {"num_cpus": 0, "num_gpus": 0, "memory": 0, "min_worker_port": 0, "max_worker_port": 0}
+            params = RayParams(gcs_address=where, object_store_memory=STORE, **nothing, **here)
+            self._joined = Node(params, head=False, shutdown_at_exit=True, spawn_reaper=True)
+        return loopback
 
     def reserve(self, needs: Mapping[str, Needs], seconds: float) -> str:
         """See PartyCluster."""
@@ -200,6 +224,9 @@ class RayCluster:
                     ray.util.remove_placement_group(group)
             with contextlib.suppress(Exception):
                 ray.shutdown()
+        if self._joined is not None:
+            with contextlib.suppress(Exception):
+                self._joined.kill_all_processes(check_alive=False, allow_graceful=True)
         if self._local is not None:
             with contextlib.suppress(Exception):
                 self._local.shutdown()
@@ -213,19 +240,6 @@ def _stay_on_loopback() -> None:
     import ray._private.services
 
     ray._private.services.resolve_ip_for_localhost = lambda host: host
-
-
-def _on_loopback(where: str) -> bool:
-    """Whether a cluster's nodes listen at the loopback address alone, as those that `local` starts."""
-    if not where.startswith(f"{LOOPBACK}:"):
-        return False
-    from ray._raylet import GcsClient
-
-    nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
-    found = any(node.node_manager_address == LOOPBACK for node in nodes.values())
-    if found:
-        _stay_on_loopback()
-    return found
 
 
 def _resources(needs: Needs, there: Mapping[str, float]) -> dict[str, Any]:
