@@ -119,6 +119,25 @@ def test_the_head_is_killed_and_comes_back(token: dict[str, str], whole: list[in
         nodes.close()
 
 
+def test_a_stream_goes_on_without_a_head(token: dict[str, str]) -> None:
+    """While its nodes live; no picture is lost, and none comes twice."""
+    pytest.importorskip("torch")
+    from cluster.run.pictures import expected, moving, same, small_model
+    from cutset.stream import Stream
+
+    nodes, pictures, results = Nodes(2, token), moving(60), list[Any]()
+    how: dict[str, Any] = {"workers": 2, "ray": nodes.address, "scheduler": "even", "rate": 10.0}
+    try:
+        with Stream(small_model(), pictures, **how) as stream:
+            for result in stream:
+                results.append(result)
+                if len(results) == 5:
+                    nodes.do(do="end head")
+        same(results, expected(pictures))
+    finally:
+        nodes.close()
+
+
 def test_no_room(nodes: Nodes, token: dict[str, str]) -> None:
     with pytest.raises(CutsetError, match=r"has no room for the plan.*free"):
         LLM("story", stages=3, ray=nodes.address, place=["stage0=cpu:50"], **SMALL)
