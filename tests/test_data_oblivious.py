@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,15 @@ import pytest
 
 from cutset import LLM, SamplingParams
 from cutset.cli import main
+from cutset.config import Settings
 from cutset.errors import ConfigError, CutsetError, DeviceError
+from cutset.kernels import native
 from cutset.models.random import RandomModel
 from cutset.models.run.native import NativeDecoder
+from cutset.serve.replicas.replicated_llm import check_replicated
+from models.test_grouped_models import codes_of
+from models.test_native import SPECS, tensors_of
+from models.test_stage_ranges import GROUPED, STEPS, equal, through
 
 PROMPT = np.arange(3, 40, dtype=np.int32)
 PARAMS = (SamplingParams(temperature=0, max_tokens=6), SamplingParams(seed=5, top_p=0.9, top_k=40, max_tokens=6))
@@ -23,7 +30,7 @@ def answers(model: Path | str, **settings: Any) -> list[list[int]]:
         wanted = settings.get("data_oblivious", False)
         assert isinstance(llm.executor, NativeDecoder)
         assert llm.executor.data_oblivious == llm.executor.core.data_oblivious == wanted
-        return [llm.generate(PROMPT, params).token_ids for params in PARAMS]
+        return [llm.generate(PROMPT, params)[0].token_ids for params in PARAMS]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -35,11 +42,23 @@ def test_the_tokens_are_the_same(kind: str, threads: int, tmp_path: Path) -> Non
     assert answers(tmp_path / "model", data_oblivious=True, **settings) == plain
 
 
-def test_a_table_of_codes(tmp_path: Path) -> None:
-    RandomModel(vocab=200).write_checkpoint(tmp_path / "floats")
-    assert main(["quantize", str(tmp_path / "floats"), "-o", str(tmp_path / "model"), "--dtype", "int4"]) == 0
-    settings: dict[str, Any] = {"threads": 1, "dtype": "stored"}
-    assert answers(tmp_path / "model", data_oblivious=True, **settings) == answers(tmp_path / "model", **settings)
+@pytest.mark.parametrize("name", [one for one, spec in SPECS.items() if spec.moe is None])
+def test_every_decoder_has_the_same_bits(name: str) -> None:
+    """Whatever its layers are told of tokens."""
+    spec, tensors = SPECS[name], tensors_of(SPECS[name])
+    decoders = [NativeDecoder(spec, tensors, native.Pool(2)) for _ in range(2)]
+    decoders[1].be_data_oblivious()
+    expected, found = (through([one], STEPS) for one in decoders)
+    equal(found, expected)
+
+
+def test_a_table_of_codes() -> None:
+    spec = replace(GROUPED, layers=2)
+    decoders = [NativeDecoder(spec, codes_of(spec), native.Pool(1), dtype="stored") for _ in range(2)]
+    assert decoders[1].embedding_codes is not None
+    decoders[1].be_data_oblivious()
+    expected, found = (through([one], STEPS) for one in decoders)
+    equal(found, expected)
 
 
 REFUSED: list[tuple[dict[str, Any], type[CutsetError], str]] = [
@@ -55,6 +74,12 @@ def test_what_looks_texts_up_is_refused(settings: dict[str, Any], kind: type[Cut
         LLM("story", threads=1, data_oblivious=True, **settings)
 
 
+def test_replicas_are_refused() -> None:
+    """Routes to them are looked up by beginnings of texts."""
+    with pytest.raises(ConfigError, match="--data-oblivious"):
+        check_replicated(Settings(data_oblivious=True))
+
+
 def test_a_mixture_of_experts_is_refused(tmp_path: Path) -> None:
     RandomModel(experts=4).write_checkpoint(tmp_path / "model")
     with pytest.raises(DeviceError, match="experts"):
@@ -67,8 +92,8 @@ def test_a_cache_on_disk_is_refused_and_beginnings_are_used_again_only_where_ask
     for asked, hits in (({}, 0), ({"prefix_caching": True}, 1)):
         with LLM("story", threads=1, data_oblivious=True, **asked) as llm:
             for _ in range(2):
-                found = llm.generate(PROMPT, PARAMS[0])
-            assert (found.cached_tokens > 0) == bool(hits)
+                [found] = llm.generate(PROMPT, PARAMS[0])
+            assert (found.usage.cached_tokens > 0) == bool(hits)
 
 
 def test_the_client_of_an_offload(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

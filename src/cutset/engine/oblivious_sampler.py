@@ -89,11 +89,10 @@ def _from(keys: Keys, least: np.unsignedinteger[Any], count: float) -> Flags:
 
 def _keys(values: NDArray[np.floating[Any]]) -> Keys:
     """Whole numbers in the order of floats of 32 or 64 bits; -0.0 is 0.0."""
-    kind = np.uint32 if values.dtype == np.float32 else np.uint64
-    bits = (values + values.dtype.type(0)).view(kind)
-    top = kind(8 * bits.itemsize - 1)
-    sign = bits >> top
-    return bits ^ ((kind(0) - sign) | (kind(1) << top))
+    kind: Any = np.uint32 if values.dtype == np.float32 else np.uint64
+    bits: Keys = (values + values.dtype.type(0)).view(kind)
+    negative: Keys = bits >> kind(8 * bits.itemsize - 1)
+    return np.bitwise_xor(bits, (kind(0) - negative) | kind(1 << (8 * bits.itemsize - 1)))
 
 
 def _threshold(keys: Keys, enough: Callable[[Flags], Any]) -> np.unsignedinteger[Any]:
