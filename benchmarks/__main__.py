@@ -29,6 +29,11 @@ COMMANDS = {
     "private_pictures": Command(
         "benchmarks.private_pictures", "a client of private pictures beside multiplying itself"
     ),
+    "offload": Command("benchmarks.offload", "every mode of an offload beside the model run here, and its targets"),
+    "masked_speculation": Command(
+        "benchmarks.masked_speculation", "masked drafts over an accelerator that is far away"
+    ),
+    "sealed": Command("benchmarks.sealed", "a sealed checkpoint beside the plain one: start and tokens a second"),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
     "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),
     "receipts": Command("benchmarks.receipts", "the CPU time that receipts cost beside decoding"),

@@ -91,11 +91,13 @@ class LoadedModel:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
+        if asked.data_oblivious:
+            _check_oblivious(asked)
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
         source = self._open_text(found, chat_template, self.settings.verify if mode is None else "always")
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         context = self.settings.max_model_len or self.spec.context
-        masked = mode is not None and mode.masked
+        masked, secret = mode is not None and mode.masked, asked.data_oblivious
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         pooling = stated_pooling(found.directory) or "last"  # before there is anything to be closed again
         self._store: PrefixStore | None = None
@@ -152,7 +154,7 @@ class LoadedModel:
                 max_batch_tokens=self.settings.max_batch_tokens,
                 max_num_seqs=self.settings.max_num_seqs,
                 max_model_len=self.settings.max_model_len or None,
-                prefix_caching=self.settings.prefix_caching and (not masked or self._asked_to_reuse()),
+                prefix_caching=self.settings.prefix_caching and (not (masked or secret) or self._asked_to_reuse()),
                 kv_dtype=self.settings.kv_dtype,
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
@@ -335,6 +337,16 @@ class LoadedModel:
         for party in (getattr(self, "offload", None), getattr(self, "stages", None)):
             if party is not None:
                 party.close()
+
+
+def _check_oblivious(settings: Settings) -> None:
+    """Raises ConfigError where something looks texts up, or runs elsewhere."""
+    if has_stages(settings):
+        raise ConfigError("data_oblivious is for a model that runs in this process: leave out --stages")
+    if settings.speculate != "off":
+        raise ConfigError("data_oblivious and speculate don't go together: drafts are looked up by what was written")
+    if settings.prefix_cache is not None:
+        raise ConfigError("data_oblivious and prefix_cache don't go together: beginnings are looked up by their tokens")
 
 
 def _verify_by(policy: Path | None, audit: AuditLog | None) -> Callable[[bytes, Binding], bool] | None:

@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cutset.cli import main
 from cutset.errors import CheckpointError, ConfigError, CutsetError, ModelError
+from cutset.models.files import digests
 from cutset.models.files.source import open_source
+from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 from cutset.trust.evidence.served_files import manifest_digest, served_files
 from cutset.trust.sealing.opened_model import opened_model
@@ -277,3 +280,26 @@ def test_a_key_says_which_generation_it_is_of(plain: Path, tmp_path: Path, capsy
         place.chmod(0o600)
         with pytest.raises(ConfigError):
             load_model_key(place)
+
+
+
+def test_digests_are_compared_when_it_is_sealed_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte is authenticated when it is opened: to hash all of them once more would double that."""
+    RandomModel(layers=1).write_checkpoint(tmp_path / "floats")
+    assert main(["quantize", str(tmp_path / "floats"), "-o", str(tmp_path / "model")]) == 0
+    key, hashed = seal_model(tmp_path / "model", tmp_path / "sealed"), list[Any]()
+
+    def wrong(value: Any) -> str:
+        hashed.append(value)
+        return ""
+
+    monkeypatch.setattr(digests, "digest", wrong)
+    with opened_model(tmp_path / "sealed", key) as opened:
+        assert open_source(opened, "always").dtype == "int8"
+        assert hashed == []
+    with pytest.raises(CheckpointError):
+        open_source(tmp_path / "model", "always")
+    assert hashed
+    with pytest.raises(CheckpointError, match="digest"):
+        seal_model(tmp_path / "model", tmp_path / "again")
+    assert not (tmp_path / "again").exists()

@@ -154,6 +154,7 @@ def read_seconds(data: _Bytes, pool: Pool | None = None) -> float:
 def read_bandwidth(pool: Pool | None, bytes: int, times: int = 3) -> float:
     """_Bytes a second at which memory of that size is read, the best of `times`."""
 
+def scan(table: _Floats, ids: _Ids, out: _Floats) -> None: ...
 def embedding(table: _Floats, ids: _Ids, out: _Floats) -> None: ...
 def rms_norm(x: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
 def add_rms_norm(x: _Floats, delta: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
@@ -303,6 +304,13 @@ class Decoder:
 
         A stage runs the layers first .. stop alone (0: all from `first` on).
         """
+
+    @property
+    def data_oblivious(self) -> bool:
+        """No address that is read depends on which tokens are looked up; to be set before there are steps"""
+
+    @data_oblivious.setter
+    def data_oblivious(self, arg: bool, /) -> None: ...
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
