@@ -111,7 +111,14 @@ class Stream:
         self._coordinator: Coordinator | None = None
         self._started = contextlib.ExitStack()  # workers, and what looks after them
         launcher: Launcher | None = None
-        keys = assembly.keys
+        keys, accuracy = assembly.keys, self.accuracy
+
+        def hear(report: Report, plan: Plan, seconds: float) -> None:
+            if accuracy is not None:
+                accuracy.heard(report)
+            if observe is not None:
+                observe(report, plan, seconds)
+
         try:
             if assembly.ray is not None:
                 launcher = placed = ray_workers(assembly.ray, assembly, log)
@@ -136,7 +143,7 @@ class Stream:
                 rendezvous=assembly.rendezvous,
                 locate=launcher.locate if launcher is not None else None,
                 paces=assembly.links,
-                observe=observe,
+                observe=observe if accuracy is None else hear,
                 advisor=assembly.advisor,
                 log=log,
             )

@@ -8,8 +8,11 @@ few pictures are computed in one place as well, and all thresholds are scaled by
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from cutset.cluster.messages import Report
+from cutset.cluster.values import Array
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
@@ -31,6 +34,7 @@ SEEN = 3  # errors by one scale, after which it may rise: what is held takes som
 LOWER, RISE = 0.7, 2.0  # a step down at least, a step up at most
 NOTHING = 0.001  # of the limit: with errors below that nothing was left out, or pictures were dense
 BELOW, AGAIN = 0.6, 24  # of a scale that was too large, no more than that until so many checks were within the limit
+SETTLED = 4  # pictures after a dense one, until one is checked
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -70,9 +74,14 @@ class Accuracy:
         self._half = self._most.half and (limit > 0 or incremental)
         first = FIRST_SCALE if disagreement is None else FIRST_OF_BOXES
         self._scale = (first if incremental else 1.0) if limit else 0.0
+        # What computes pictures that are checked, in place of the model itself.
+        self.dense: Callable[[Array], Mapping[str, Array]] | None = None
+        self._whole: dict[
+            tuple[int, str], bool
+        ] = {}  # by source and party: whether its last picture was computed whole
         self._errors: list[float] = []  # by this scale
         self._ceiling = MOST_SCALE
-        self.checked = self.above = 0
+        self.checked = self.above = self.spared = 0
         self.largest = 0.0
 
     @property
@@ -97,14 +106,34 @@ class Accuracy:
         return picture % self.every == 0 or (picture < self.every and picture.bit_count() == 1)
 
     def check(self, model: NetworkModel, result: Result) -> bool:
-        """Computes a picture here if it is its turn; True if the thresholds changed."""
+        """Computes a picture here if it is its turn; True if the thresholds changed.
+
+        Where delta compute is off, as stages say, there is nothing to be checked.
+        """
         if result.dropped or not self.wants(result.picture):
             return False
+        if self._is_dense(result.source):
+            self.spare(result.picture)
+            return False
         self.looked(result.picture)
-        wanted = model.run(result.pixels)
+        wanted = (self.dense or model.run)(result.pixels)
         if self.disagreement is not None:
             return self.observe(self.disagreement(result.outputs, wanted))
         return self.observe(difference(result.outputs, wanted)[1])
+
+    def spare(self, picture: int) -> None:
+        """A picture that was computed dense needs no check, nor does the one after: nothing can be far off yet."""
+        self._next = max(self._next, picture + SETTLED)
+        self.spared += 1
+
+    def heard(self, report: Report) -> None:
+        """Takes what a party says of a picture; any thread."""
+        if report.shares is not None:
+            self._whole[report.source, report.party] = min(report.shares, default=1.0) >= 1
+
+    def _is_dense(self, source: int) -> bool:
+        said = [whole for (number, _), whole in list(self._whole.items()) if number == source]
+        return self._incremental and bool(said) and all(said)
 
     def looked(self, picture: int) -> None:
         """A picture is checked: the next one of delta compute is so much later; more of the first ones."""

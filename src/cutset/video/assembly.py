@@ -37,7 +37,7 @@ from cutset.video.networks import open_file, open_network, own_size, profile_nam
 from cutset.video.picture_inputs import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
-from cutset.video.runtimes.choose import choose_runtime, stamped
+from cutset.video.runtimes.choose import choose_runtime, stamped, whole_network
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
 from cutset.video.sources.faults import no_log
 from cutset.video.sources.letterboxed import LetterboxedSource
@@ -164,6 +164,8 @@ def assemble(
             first, read[0] = _peek(read[0])
             label, exported = _exported(network, first, settings, log)
         runtime = choose_runtime(exported, settings.runtime, settings.tolerance, settings.threads, log)
+        if accuracy is not None and settings.delta_compute and runtime:
+            accuracy.dense = whole_network(exported, runtime, settings.threads)
         found = Assembly(
             settings=settings,
             model=exported,

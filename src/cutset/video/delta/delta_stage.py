@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 import timeit
 from collections import deque
@@ -25,6 +26,7 @@ __all__ = ["DeltaStage", "check_incremental"]
 ABANDON = 1.25  # times dense: a picture that would take longer is computed dense at once
 EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
 RECENT = 64  # pictures of which the work is kept
+RUNS = 3  # of dense, until its time is known
 
 
 class DeltaStage:
@@ -46,15 +48,20 @@ class DeltaStage:
         dense_seconds: float = 1e9,
         always: bool = False,
         runtime: str = "",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`weights` and `runtime` as of `Program`. Raises GraphError, DeviceError."""
+        """`weights` and `runtime` as of `Program`; `clock` gives the seconds by which dense is chosen.
+
+        Raises GraphError, DeviceError.
+        """
         self.program = Program(graph, nodes, weights, threads, runtime)
         self.dense, self.scale = dense, scale
         self.recent: deque[PictureWork] = deque(maxlen=RECENT)
-        self._always, self._dense_seconds = always, dense_seconds
+        self._always, self._dense_seconds, self._clock = always, dense_seconds, clock
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
         self._glances: dict[int, Glance] = {}
+        self._changed_share = 0.0  # of the last picture's input
 
     @classmethod
     def timed(
@@ -67,13 +74,16 @@ class DeltaStage:
         threads: int,
         scale: float,
         runtime: str = "",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> DeltaStage:
-        """One that knows how long `dense` takes: that ran on zeros twice."""
+        """One that knows how long `dense` takes: that ran on zeros a few times."""
         zeros = {name: empty(graph.values[name]) for name in dense.inputs}
         for array in zeros.values():
             array[...] = 0
-        seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
-        return cls(graph, nodes, weights, dense, threads=threads, scale=scale, dense_seconds=seconds, runtime=runtime)
+        dense.run(0, zeros)
+        seconds = statistics.median(timeit.repeat(lambda: dense.run(0, zeros), timer=clock, number=1, repeat=RUNS))
+        more = {"threads": threads, "scale": scale, "runtime": runtime}
+        return cls(graph, nodes, weights, dense, dense_seconds=seconds, clock=clock, **more)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -107,7 +117,25 @@ class DeltaStage:
         changed: Mapping[str, Changed] | None = None,
     ) -> dict[str, Array]:
         """As `cutset.cluster.stage` asks of a stage. `changed`: what of its inputs the decoder replaced since then."""
-        begin = time.perf_counter()
+        begin = self._clock()
+        made = self._run(source, values, observe, changed, begin)
+        if not self._always:
+            dense = not self.recent[-1].tried
+            self._switches[source].paid(self._clock() - begin, self._changed_share, dense=dense)
+        return made
+
+    def charge(self, source: int, seconds: float) -> None:
+        """Counts what delta compute's last picture cost elsewhere: one that was computed dense to check it."""
+        self._switches[source].charged(seconds)
+
+    def _run(
+        self,
+        source: int,
+        values: Mapping[str, Array],
+        observe: Callable[[float], None] | None,
+        changed: Mapping[str, Changed] | None,
+        begin: float,
+    ) -> dict[str, Array]:
         state = self._states.get(source)
         if state is None:
             state = self._states[source] = self.program.state()
@@ -124,6 +152,7 @@ class DeltaStage:
             share = _share(masks)
         else:  # all of what is held is to be replaced, should it begin again
             share = glance.share(values, self.program.thresholds(state, scale))
+        self._changed_share = share
         kind = "delta" if self._always else switch.choose(share, state.stale)
         if not self.program.sparse_flops and not self._always:
             kind = "dense"  # nothing can be left out
@@ -141,15 +170,15 @@ class DeltaStage:
 
             watched = go_on if kind == "delta" and not state.stale and not self._always else None
             work = self.program.update(state, masks, scale, go_on=watched)
-            seconds = time.perf_counter() - begin
+            seconds = self._clock() - begin
             switch.took("delta" if watched else "key", max(seconds, expected) if work.abandoned else seconds, share)
         if work is None or work.abandoned:
-            return self._whole(source, values, observe, switch, share)
+            return self._whole(source, values, observe, switch, share, tried=work is not None)
         self.recent.append(work)
         if not self._always and switch.wants_dense():
-            start = time.perf_counter()
+            start = self._clock()
             self.dense.run(source, values)
-            switch.took("dense", time.perf_counter() - start, share)
+            switch.took("dense", self._clock() - start, share)
         if observe is not None:
             for i in self.program.nodes:
                 observe(work.seconds.get(i, 0.0))
@@ -162,11 +191,13 @@ class DeltaStage:
         observe: Callable[[float], None] | None,
         switch: DenseSwitch,
         share: float,
+        *,
+        tried: bool,
     ) -> dict[str, Array]:
-        start = time.perf_counter()
+        start = self._clock()
         made = self.dense.run(source, values, observe)
-        switch.took("dense", time.perf_counter() - start, share)
-        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0), dense=True))
+        switch.took("dense", self._clock() - start, share)
+        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0), dense=True, tried=tried))
         return made
 
     def dense_pictures(self) -> int:

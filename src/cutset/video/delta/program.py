@@ -50,6 +50,7 @@ class PictureWork:
     seconds: dict[int, float] = field(default_factory=dict)
     abandoned: bool = False
     dense: bool = False  # by the runtime's own stage
+    tried: bool = True  # by our own layers, though it may have been abandoned
 
     def share(self, flops: Mapping[int, int]) -> float:
         """Of all operations."""
@@ -73,6 +74,7 @@ class Program:
         self.compiled = compile_layers(graph, self.nodes, arrays)
         self.pool = native.Pool(threads)
         self.flops = {i: graph.nodes[i].flops for i in self.nodes}
+        self.factors: dict[str, float] = {}  # of the thresholds of inputs and of what layers make; none: 1
         self._dense = {
             layer.nodes[0]: open_stage(graph, layer.nodes, weights, runtime, threads=threads)
             for layer in self.compiled.layers
@@ -132,7 +134,7 @@ class Program:
     def _threshold(self, state: HeldState, name: str, scale: float) -> float:
         """What an input's elements may be off by."""
         picture = self.graph.values[name].dtype == "uint8"
-        return scale * (LEVELS if picture else SHARE * state.ranges.get(name, 0.0))
+        return scale * self.factors.get(name, 1.0) * (LEVELS if picture else SHARE * state.ranges.get(name, 0.0))
 
     def thresholds(self, state: HeldState, scale: float) -> dict[str, float]:
         """The same of every input; 0 where every bit counts."""
@@ -197,7 +199,7 @@ class Program:
         if not len(positions):
             return 0.0
         changed = np.zeros(size, np.uint8)
-        limit = threshold * state.ranges.get(layer.made, 0.0) if layer.held_back else 0.0
+        limit = self._limit(state, layer.made, threshold) if layer.held_back else 0.0
         replaced = layer.compute(state.maps, Writing(state.maps[layer.made], positions, changed, limit, self.pool))
         if key or replaced:
             masks[layer.made] = self._all(state, layer.made) if key else changed
@@ -218,7 +220,7 @@ class Program:
         for name, array in stage.run(0, reads).items():
             if name in state.maps:
                 mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
-                limit = threshold * state.ranges.get(name, 0.0)
+                limit = self._limit(state, name, threshold)
                 count = state.maps[name].take(np.ascontiguousarray(array[0]), mask, limit, None, self.pool)
                 masks[name] = self._all(state, name) if key else mask if count else None
                 continue
@@ -226,6 +228,10 @@ class Program:
             state.tensors[name] = array
             masks[name] = None if same else np.ones((1, 1), np.uint8)
         return 1.0
+
+    def _limit(self, state: HeldState, name: str, threshold: float) -> float:
+        """What elements of a value that is made here may be off by."""
+        return threshold * self.factors.get(name, 1.0) * state.ranges.get(name, 0.0)
 
     def _given(self, state: HeldState, held: str, name: str) -> Array:
         """What is held, as parties keep the graph's value of that name; a view where it can be one."""
