@@ -71,7 +71,8 @@ def play(
     update = stage.program.update
 
     def timed(state: Any, masks: Any, scale: float = 0.0, **more: Any) -> Any:
-        clock.now += KEY if state.stale else next(costs)
+        cost = KEY if state.stale else next(costs)
+        clock.now += min(cost, KEY)
         return update(state, masks, scale)
 
     patch.setattr(stage.program, "update", timed)

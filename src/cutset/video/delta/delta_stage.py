@@ -19,11 +19,12 @@ from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
 from cutset.video.delta.glance import Glance
 from cutset.video.delta.program import HeldState, PictureWork, Program
+from cutset.video.delta.shifting import Motion, Shift
 from cutset.video.delta.sparse_layers import Mask
 
 __all__ = ["DeltaStage", "check_incremental"]
 
-ABANDON = 1.25  # times dense: a picture that would take longer is computed dense at once
+ABANDON = 1.25  # times dense: a second picture that would take longer is computed dense at once
 EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
 RECENT = 64  # pictures of which the work is kept
 RUNS = 3  # of dense, until its time is known
@@ -61,6 +62,8 @@ class DeltaStage:
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
         self._glances: dict[int, Glance] = {}
+        self._motions: dict[int, Motion] = {}
+        self.shifted = 0  # pictures for which what is held was moved
         self._changed_share = 0.0  # of the last picture's input
 
     @classmethod
@@ -146,32 +149,37 @@ class DeltaStage:
         state.scale = scale
         glance = self._glances.setdefault(source, Glance())
         masks: dict[str, Mask | None] = {}
+        shift: Shift | None = None
         if switch.on or self._always:
             glance.forget()
-            masks = self.program.take(state, values, changed, scale)
+            shift = self._moved(source, state, values)
+            masks = self.program.take(state, values, None if shift else changed, scale)
             share = _share(masks)
         else:  # all of what is held is to be replaced, should it begin again
             share = glance.share(values, self.program.thresholds(state, scale))
         self._changed_share = share
-        kind = "delta" if self._always else switch.choose(share, state.stale)
+        kind = ("key" if state.stale else "delta") if self._always else switch.choose(share, state.stale)
         if not self.program.sparse_flops and not self._always:
             kind = "dense"  # nothing can be left out
         work = None
+        if kind != "delta":  # what is held is of an earlier picture, or is about to be
+            state.stale = True
         if kind != "dense" and state.stale:
             masks = self.program.take(state, values)  # a key has what came, not what was near enough
         if kind != "dense":
-            limit = switch.dense_seconds
-            expected = 0.0
+            limit, expected = switch.dense_seconds, 0.0
 
             def go_on(spent: float, rest: float) -> bool:
                 nonlocal expected
                 expected = spent + rest
                 return not (spent < EARLY * limit and expected > ABANDON * limit)
 
-            watched = go_on if kind == "delta" and not state.stale and not self._always else None
-            work = self.program.update(state, masks, scale, go_on=watched)
+            # One slow picture is carried through, however long it takes, as the first of each group in videos is: else
+            # what is held is lost, and the next picture would have to be computed whole.
+            watched = go_on if kind == "delta" and switch.doubts and not self._always else None
+            work = self.program.update(state, masks, scale, go_on=watched, shift=shift)
             seconds = self._clock() - begin
-            switch.took("delta" if watched else "key", max(seconds, expected) if work.abandoned else seconds, share)
+            switch.took(kind, max(seconds, expected) if work.abandoned else seconds, share)
         if work is None or work.abandoned:
             return self._whole(source, values, observe, switch, share, tried=work is not None)
         self.recent.append(work)
@@ -183,6 +191,18 @@ class DeltaStage:
             for i in self.program.nodes:
                 observe(work.seconds.get(i, 0.0))
         return self.program.results(state)
+
+    def _moved(self, source: int, state: HeldState, values: Mapping[str, Array]) -> Shift | None:
+        """Moves what is held along with the picture, where that moved and it pays."""
+        if not self.program.strides:
+            return None
+        motion = self._motions.setdefault(source, Motion())
+        [name] = self.program.inputs
+        if state.stale:
+            motion.forget()
+        found = self.program.shift(state, *motion.since(values[name]))
+        self.shifted += found is not None
+        return found
 
     def _whole(
         self,

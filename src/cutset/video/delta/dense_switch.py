@@ -21,7 +21,7 @@ CLOSE = 0.6  # of the dense seconds: a picture above that makes it worth knowing
 LOOK, LOOK_AGAIN = 8, 256  # such pictures, until dense is timed beside them, and until that is done again
 SPARE = 0.015  # of dense's seconds that may be lost to trying
 FIRST_KEY = 2.0  # times dense: a picture that is computed whole by our own layers, until one was seen
-SLOW = 0.3  # times dense that each of the slow pictures of a try costs more than dense
+SLOW = 0.3  # times dense that the last slow picture of a try costs more than dense: it is abandoned
 TRIES = 8  # that may be put by
 
 
@@ -48,7 +48,12 @@ class DenseSwitch:
     @property
     def _price(self) -> float:
         """Dense pictures' worth that a try loses where it fails."""
-        return max(self._key - 1, 0.0) + PATIENCE * SLOW
+        return 2 * max(self._key - 1, 0.0) + SLOW  # the key, and a slow picture that is carried through
+
+    @property
+    def doubts(self) -> bool:
+        """Whether one more slow picture is enough to give it up."""
+        return self._slow >= PATIENCE - 1
 
     def choose(self, share: float, stale: bool) -> Literal["delta", "key", "dense"]:
         """What to do with a picture of which this share changed; `stale`: nothing is held to build on."""

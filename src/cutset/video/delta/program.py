@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from cutset.codec.changed import Changed
 from cutset.kernels import native
 from cutset.partition.graph import Graph
 from cutset.video.delta.compiling import DenseLayer, compile_layers
+from cutset.video.delta.shifting import Shift, apart, moved
 from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
 from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
 LEVELS = 2.0  # of 255 that pixels may be off by, times the scale: more lets fewer, but larger steps through
+WORTH = 0.25  # of what all layers cost, which must be those of maps that move along, or nothing is moved
 SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
 
 
@@ -86,17 +88,38 @@ class Program:
                 made = self.compiled.maps[layer.made][:2]
                 for name in layer.reads:
                     self._borders[name] = max(self._borders[name], layer.border(self.compiled.maps[name][:2], made))
+        self.strides = apart(self.compiled.layers, self.inputs, self.compiled.maps)
 
     @property
     def sparse_flops(self) -> int:
         """Operations of the layers that are computed by positions."""
         return sum(layer.flops for layer in self.compiled.layers if isinstance(layer, SparseLayer))
 
+    def shift(self, state: HeldState, down: int, across: int) -> Shift | None:
+        """Moves what is held by so many pixels of the input, where that saves enough; None where it doesn't."""
+        if state.stale or not (down or across) or not self.strides:
+            return None
+        found = moved(self.strides, down, across, self.compiled.layers)
+        costs = zip(self.compiled.layers, state.costs, strict=True)
+        kept = sum(cost for layer, cost in costs if isinstance(layer, SparseLayer) and layer.made in found.by)
+        if kept < WORTH * sum(state.costs):
+            return None
+        found.apply(state.maps)
+        return found
+
     def state(self) -> HeldState:
         """Of a source that has shown nothing yet."""
         return HeldState(
             {name: native.SparseMap(*shape, self._borders[name]) for name, shape in self.compiled.maps.items()}
         )
+
+    def copied(self, state: HeldState) -> HeldState:
+        """A state of its own that holds the same."""
+        found = self.state()
+        for name, one in state.maps.items():
+            found.maps[name].values[...] = one.values
+        tensors = {name: array.copy() for name, array in state.tensors.items()}
+        return replace(state, maps=found.maps, tensors=tensors, ranges=dict(state.ranges), costs=list(state.costs))
 
     def take(
         self,
@@ -147,11 +170,13 @@ class Program:
         scale: float = 0.0,
         *,
         go_on: Callable[[float, float], bool] | None = None,
+        shift: Shift | None = None,
     ) -> PictureWork:
         """Brings the state up to inputs that were taken and changed at `masks`; those of a stale state all did.
 
         `scale` times SHARE of a layer's range is its threshold; 0 leaves nothing out. `go_on` is asked after each
-        layer, with the seconds so far and those to come at its share; False leaves a stale state and ends.
+        layer, with the seconds so far and those to come at its share; False leaves a stale state and ends. `shift` was
+        applied to the maps before the inputs were taken.
         """
         key, work, begin = state.stale, PictureWork(), time.perf_counter()
         state.stale = True  # until all of it is done
@@ -164,7 +189,7 @@ class Program:
             if isinstance(layer, DenseLayer):
                 share = self._whole(layer, state, masks, threshold, key)
             else:
-                share = self._some(layer, state, masks, threshold, key)
+                share = self._some(layer, state, masks, threshold, key, shift)
             for i in layer.nodes:  # of which one may be several layers
                 work.shares[i] = max(share, work.shares.get(i, 0.0))
                 work.seconds.setdefault(i, 0.0)
@@ -189,12 +214,20 @@ class Program:
         return found
 
     def _some(
-        self, layer: SparseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
+        self,
+        layer: SparseLayer,
+        state: HeldState,
+        masks: dict[str, Mask | None],
+        threshold: float,
+        key: bool,
+        shift: Shift | None,
     ) -> float:
         """Computes a layer by positions; their share."""
         size = self.compiled.maps[layer.made][:2]
         places = math.prod(size)
         positions = np.arange(places) if key else layer.positions([masks[name] for name in layer.reads], size)
+        if shift is not None and not key:
+            positions = np.union1d(positions, shift.also(layer, self.compiled.maps))
         masks[layer.made] = None
         if not len(positions):
             return 0.0
