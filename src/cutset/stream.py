@@ -181,7 +181,8 @@ class Stream:
         item = self._coordinator.results.get()
         if isinstance(item, Result):
             if self.accuracy is not None and self.accuracy.check(self.model, item):
-                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels, self.accuracy.delta_scale)
+                kept = self.accuracy
+                self._coordinator.allow(kept.budget, kept.levels, kept.delta_scale, kept.factors)
             self._coordinator.took()
             return item
         self._over = True
@@ -202,6 +203,8 @@ class Stream:
         with contextlib.ExitStack() as parts:  # from last to first; a signal meanwhile leaves none of them open
             parts.callback(self._started.close)
             parts.callback(self._assembly.close)
+            if self.accuracy is not None:
+                parts.callback(self.accuracy.close)
             if coordinator is not None:
                 parts.callback(coordinator.close)
 

@@ -20,7 +20,7 @@ from cutset.video.delta.box_agreement import Disagreement
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["Accuracy"]
+__all__ = ["CALIBRATED", "Accuracy"]
 
 DOWN = 0.8  # at least this step when the error is too large
 UP = 1.25
@@ -34,6 +34,9 @@ SEEN = 3  # errors by one scale, after which it may rise: what is held takes som
 LOWER, RISE = 0.7, 2.0  # a step down at least, a step up at most
 NOTHING = 0.001  # of the limit: with errors below that nothing was left out, or pictures were dense
 BELOW, AGAIN = 0.6, 24  # of a scale that was too large, no more than that until so many checks were within the limit
+CALIBRATED = (
+    0.3  # of what is allowed: what calibrated thresholds may move the output by at first, as the root of a mean
+)
 SETTLED = 4  # pictures after a dense one, until one is checked
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
@@ -110,16 +113,35 @@ class Accuracy:
 
         Where delta compute is off, as stages say, there is nothing to be checked.
         """
+        news = self._calibrated(result)
         if result.dropped or not self.wants(result.picture):
-            return False
+            return news
         if self._is_dense(result.source):
             self.spare(result.picture)
-            return False
+            return news
         self.looked(result.picture)
         wanted = (self.dense or model.run)(result.pixels)
         if self.disagreement is not None:
-            return self.observe(self.disagreement(result.outputs, wanted))
-        return self.observe(difference(result.outputs, wanted)[1])
+            return self.observe(self.disagreement(result.outputs, wanted)) or news
+        return self.observe(difference(result.outputs, wanted)[1]) or news
+
+    def _calibrated(self, result: Result) -> bool:
+        """Shows the calibrator a result; True where it has found something."""
+        if self.calibrator is None:
+            return False
+        self.calibrator.took(result, self._scale)
+        if (found := self.calibrator.found()) is None:
+            return False
+        self.factors = found
+        self._errors.clear()
+        if self.disagreement is not None:
+            self.disagreement.forget()
+        return True
+
+    def close(self) -> None:
+        """Ends what still calibrates."""
+        if self.calibrator is not None:
+            self.calibrator.close()
 
     def spare(self, picture: int) -> None:
         """A picture that was computed dense needs no check, nor does the one after: nothing can be far off yet."""
@@ -134,6 +156,12 @@ class Accuracy:
     def _is_dense(self, source: int) -> bool:
         said = [whole for (number, _), whole in list(self._whole.items()) if number == source]
         return self._incremental and bool(said) and all(said)
+
+    def moved(self, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+        """How far outputs are from dense ones, as a share of what is allowed: for `calibrate`."""
+        if self.disagreement is not None:
+            return self.disagreement.moved(found, wanted)
+        return difference(found, wanted)[1] / max(self.limit, 1e-9)
 
     def looked(self, picture: int) -> None:
         """A picture is checked: the next one of delta compute is so much later; more of the first ones."""

@@ -102,6 +102,10 @@ class Disagreement:
         both = sum(boxes for _, boxes in self._recent)
         return 1 - 2 * sum(pairs for pairs, _ in self._recent) / both if both else 0.0
 
+    def moved(self, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> float:
+        """What scores moved by, as a share of what they may: `score_moved`."""
+        return score_moved(self._detections(found), self._detections(wanted))
+
     @property
     def boxes(self) -> float:
         """How many each side had in these pictures: with fewer than 1 / limit, one more that is off is too many."""

@@ -19,7 +19,7 @@ from cutset.cluster.values import Array
 from cutset.video.delta.program import Program
 from cutset.video.delta.sparse_layers import SparseLayer
 
-__all__ = ["Calibration", "Choice", "calibrate", "chosen", "error_moved"]
+__all__ = ["Calibration", "Choice", "calibrate", "chosen"]
 
 GROUPS = 12  # of layers, beside the input's own
 STEPS = (0.25, 4.0)  # times a group's thresholds that are tried
@@ -159,10 +159,3 @@ def _groups(program: Program) -> list[list[str]]:
         groups[-1].append(layer.made)
         last, done = number, done + layer.flops
     return groups
-
-
-def error_moved(limit: float) -> Moved:
-    """The largest difference over the largest element, as a share of the limit."""
-    from cutset.video.check import difference
-
-    return lambda found, wanted: difference(found, wanted)[1] / limit

@@ -34,7 +34,8 @@ class DeltaStage:
     """Computes by positions on our own kernels (`program`), or has `dense` compute, a stage of the same nodes.
 
     `scale` times the thresholds (2 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
-    every bit is followed. With `always`, dense is never used. Not for several threads at once, but for `scale`.
+    every bit is followed. `factors` times those of single values. With `always`, dense is never used. Not for several
+    threads at once, but for `scale` and `factors`.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class DeltaStage:
         """
         self.program = Program(graph, nodes, weights, threads, runtime)
         self.dense, self.scale = dense, scale
+        self.factors: Mapping[str, float] = self.program.factors
         self.recent: deque[PictureWork] = deque(maxlen=RECENT)
         self._always, self._dense_seconds, self._clock = always, dense_seconds, clock
         self._states: dict[int, HeldState] = {}
@@ -143,6 +145,8 @@ class DeltaStage:
         if state is None:
             state = self._states[source] = self.program.state()
             self._switches[source] = DenseSwitch(self._dense_seconds)
+        if self.factors is not self.program.factors:
+            self._adopt(self.factors)
         switch, scale = self._switches[source], self.scale
         if scale < state.scale:  # what is held may be off by more than is allowed now, where nothing changes any more
             state.stale = True
@@ -191,6 +195,13 @@ class DeltaStage:
             for i in self.program.nodes:
                 observe(work.seconds.get(i, 0.0))
         return self.program.results(state)
+
+    def _adopt(self, factors: Mapping[str, float]) -> None:
+        """Takes other factors; where one is smaller, what is held may be off by more than is allowed now."""
+        before, self.program.factors = self.program.factors, factors
+        if any(factors.get(name, 1.0) < before.get(name, 1.0) for name in {*factors, *before}):
+            for state in self._states.values():
+                state.stale = True
 
     def _moved(self, source: int, state: HeldState, values: Mapping[str, Array]) -> Shift | None:
         """Moves what is held along with the picture, where that moved and it pays."""

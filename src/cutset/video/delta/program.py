@@ -76,7 +76,7 @@ class Program:
         self.compiled = compile_layers(graph, self.nodes, arrays)
         self.pool = native.Pool(threads)
         self.flops = {i: graph.nodes[i].flops for i in self.nodes}
-        self.factors: dict[str, float] = {}  # of the thresholds of inputs and of what layers make; none: 1
+        self.factors: Mapping[str, float] = {}  # of the thresholds of inputs and of what layers make; none: 1
         self._dense = {
             layer.nodes[0]: open_stage(graph, layer.nodes, weights, runtime, threads=threads)
             for layer in self.compiled.layers
