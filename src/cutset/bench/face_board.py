@@ -35,7 +35,7 @@ class FaceBoard:
         self._faces: list[tuple[int, int, int, _Face]] = []  # top, left, how it moves
         for top in range(side // 8, size[0] - side, side + side // 3):
             for left in range(side // 6, size[1] - side, side + side // 4):
-                self._faces.append((top, left, len(self._faces) % 4, draw_face(rng, side)))
+                self._faces.append((top, left, len(self._faces) % 8, draw_face(rng, side)))
 
     def drawn(self, picture: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
         """A copy of picture `number` (1, 3, rows, columns), with faces."""

@@ -132,8 +132,8 @@ def test_pauses_grow_where_it_does_not_last(played: Played) -> None:
     starts = [k for k in range(1, len(kinds)) if kinds[k] == "delta" and kinds[k - 1] == "dense"]
     pauses = np.diff(starts)
     assert len(starts) >= 3
-    assert all(a <= b for a, b in zip(pauses, pauses[1:], strict=False))
-    assert pauses[-1] >= 2 * FIRST_WAIT
+    assert min(pauses) >= FIRST_WAIT
+    assert pauses[-1] >= 2 * pauses[0]
 
 
 def test_a_scene_that_moves_turns_it_off_within_two_pictures_and_a_key_begins_again() -> None:
