@@ -181,6 +181,7 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     if setting.calibrate and scale and setting.thresholds is None:
         start = clock()
         _calibrate(stage, [{model.input.name: one} for one in islice(pictures, setting.calibrate)], accuracy, setting)
+        accuracy.calibrated(0)
         ours.calibrated = clock() - start
     for number, picture in enumerate(pictures):
         start = clock()

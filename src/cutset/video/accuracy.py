@@ -133,10 +133,15 @@ class Accuracy:
         if (found := self.calibrator.found()) is None:
             return False
         self.factors = found
+        self.calibrated(result.picture)
+        return True
+
+    def calibrated(self, picture: int) -> None:
+        """Thresholds by layer are others from this picture on, and what they do was seen on some pictures."""
+        self._next = picture + self.every
         self._errors.clear()
         if self.disagreement is not None:
             self.disagreement.forget()
-        return True
 
     def close(self) -> None:
         """Ends what still calibrates."""

@@ -14,7 +14,7 @@ from cutset.video.result import Result
 
 __all__ = ["Calibrator"]
 
-PICTURES = 8  # one after another of one source
+PICTURES = 8  # of one source, one after another but for those that were dropped
 
 
 class _Stopped(Exception):
@@ -42,19 +42,17 @@ class Calibrator:
         self._model, self._dense, self._moved, self._budget = model, dense, moved, budget
         self._threads, self._runtime, self._log = threads, runtime, log
         self._pictures: list[Array] = []
-        self._next = (-1, -1)  # source and number that follow what there is
+        self._source: int | None = None  # the first one that gave a result
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
         self._found: Mapping[str, float] | None = None
 
     def took(self, result: Result, scale: float) -> None:
-        """Keeps a picture, until there are enough in a row; then looks for factors at this scale of thresholds."""
-        if self._thread is not None or not scale:
+        """Keeps a picture, until there are enough; then looks for factors at this scale of thresholds."""
+        if self._thread is not None or not scale or result.dropped:
             return
-        if (result.source, result.number) != self._next or result.dropped:
-            self._pictures.clear()
-        self._next = result.source, result.number + 1
-        if result.dropped:
+        self._source = result.source if self._source is None else self._source
+        if result.source != self._source:
             return
         self._pictures.append(result.pixels.copy())
         if len(self._pictures) == PICTURES:
