@@ -79,9 +79,10 @@ class Accuracy:
         self._scale = (first if incremental else 1.0) if limit else 0.0
         # What computes pictures that are checked, in place of the model itself.
         self.dense: Callable[[Array], Mapping[str, Array]] | None = None
-        self._whole: dict[
-            tuple[int, str], bool
-        ] = {}  # by source and party: whether its last picture was computed whole
+        self.calibrator: Calibrator | None = None  # that finds thresholds by layer, from the first pictures
+        self.factors: Mapping[str, float] | None = None  # what it found, from now on
+        # By source and party: whether its last picture was computed whole.
+        self._whole: dict[tuple[int, str], bool] = {}
         self._errors: list[float] = []  # by this scale
         self._ceiling = MOST_SCALE
         self.checked = self.above = self.spared = 0

@@ -32,14 +32,14 @@ class Camera(Network):
         self.first = nn.Conv2d(3, 8, 3, 2, padding=1)
         self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
         self.wide = nn.Conv2d(8, 8, 3, padding=3, dilation=3)
-        self.half = nn.Conv2d(8, 6, 3, 2, padding=1)
+        self.halved = nn.Conv2d(8, 6, 3, 2, padding=1)
         self.gate = nn.Conv2d(6, 6, 1)
         self.last = nn.Conv2d(22, 4, (1, 3), padding=(0, 1))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         x = functional.relu(self.first(self.pictures(pictures)))
         y = functional.silu(self.deep(x)) + x
-        z = functional.relu(self.half(self.wide(y)))
+        z = functional.relu(self.halved(self.wide(y)))
         z = z * torch.sigmoid(self.gate(functional.adaptive_avg_pool2d(z, 1)))
         small = functional.max_pool2d(z, 3, 2, 1)
         up = functional.interpolate(z, scale_factor=2.0, mode="nearest")
@@ -92,7 +92,8 @@ def test_which_maps_move_along(camera: Any) -> None:
     assert {1, 2, 4, 8} == {int(rows) for rows, _ in program.strides.values()}
     few, most = moved(program.strides, 2, 0, layers), moved(program.strides, 0, 8, layers)
     assert 1 < len(few.by) < len(most.by) == len(program.strides)
-    assert set(moved(program.strides, 1, 0, layers).by) == {graph.inputs[0].name}
+    least = {name for name, (rows, _) in program.strides.items() if rows == 1}
+    assert set(moved(program.strides, 1, 0, layers).by) == least >= {graph.inputs[0].name}
     assert set(most.by.values()) == {(0, 8), (0, 4), (0, 2), (0, 1)}, "what a gate reads is one place, moved or not"
 
 

@@ -21,8 +21,8 @@ from cutset.video.delta.sparse_layers import SparseLayer
 
 __all__ = ["Calibration", "Choice", "calibrate", "chosen"]
 
-GROUPS = 12  # of layers, beside the input's own
-STEPS = (0.25, 4.0)  # times a group's thresholds that are tried
+GROUPS = 8  # of layers, beside the input's own
+STEPS = (0.25, 4.0, 16.0)  # times a group's thresholds that are tried
 ROUNDS = 2  # the second around what the first one chose
 LEAST_FACTOR, MOST_FACTOR = 2.0**-6, 2.0**6
 AGAIN = 4  # smaller budgets that are tried where all together is further off than the sum

@@ -64,11 +64,15 @@ class Calibrator:
         found, self._found = self._found, None
         return found
 
+    def wait(self, seconds: float | None = None) -> None:
+        """Until it is done, for so long at most."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def close(self) -> None:
         """Gives it up, where it isn't done. A second call does nothing."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.wait()
 
     def _run(self, scale: float) -> None:
         def moved(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
