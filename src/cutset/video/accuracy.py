@@ -17,6 +17,7 @@ from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import Disagreement
+from cutset.video.delta.calibrator import Calibrator
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 

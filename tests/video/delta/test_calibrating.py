@@ -43,9 +43,8 @@ def test_the_layer_that_matters_gets_less(tmp_path: Path) -> None:
     assert found.before[1] > 1, "with equal thresholds it is too far off"
     assert found.after[1] <= 1
     assert program.factors == found.factors
-    by = {name: factor for name, factor in found.factors.items()}
-    assert by["faint relu"] >= 4 * by["loud relu"]
-    assert by["faint last"] >= 4 * by["loud last"]
+    assert found.factors["faint relu"] >= 4 * found.factors["loud relu"]
+    assert found.factors["faint last"] >= 4 * found.factors["loud last"]
 
 
 def test_a_price_for_all_takes_what_saves_most_for_what_moves_least() -> None:
