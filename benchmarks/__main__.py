@@ -25,7 +25,9 @@ COMMANDS = {
     "simulation": Command("benchmarks.simulation", "what `cutset simulate` says beside what is measured here"),
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),
     "cameras": Command("benchmarks.cameras", "sixteen cameras over a worker that keeps up with eight"),
+    "frigate": Command("benchmarks.frigate", "requests of Frigate's protocol with a worker killed on the way"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
+    "onnx_files": Command("benchmarks.onnx_files", "ONNX files whole beside onnxruntime, and cut over three workers"),
     "private_pictures": Command(
         "benchmarks.private_pictures", "a client of private pictures beside multiplying itself"
     ),
