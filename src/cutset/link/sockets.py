@@ -131,14 +131,16 @@ class SharedSocket:
     def _ready_soon(self, longest: float, awake: Awake) -> set[int]:
         """What becomes readable in that time, some of which is spent awake: to be woken takes long where a core sleeps
         too. Between two looks ZeroMQ's own threads get the core."""
-        found, start = self._poll.poll(int(1000 * min(awake.after, longest))), time.monotonic()
-        looked, end = start, start + min(awake.seconds, longest)
+        start = time.monotonic()
+        end = start + min(awake.after + awake.seconds, longest)
+        found = self._poll.poll(int(1000 * min(awake.after, longest)))  # rather early than late
+        looked = time.monotonic()
         while not found and looked < end:
             os.sched_yield()
             found, before, looked = self._poll.poll(0), looked, time.monotonic()
             if looked - before > TAKEN:
                 break
-        if not found and (left := longest - awake.after - (looked - start)) > 0:
+        if not found and (left := longest - (looked - start)) > 0:
             found = self._poll.poll(left * 1000)
         return {descriptor for descriptor, _ in found}
 
