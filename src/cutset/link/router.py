@@ -20,7 +20,7 @@ from cutset.link.frames import Frame, decode
 from cutset.link.interface import Link
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
-from cutset.link.sockets import SharedSocket
+from cutset.link.sockets import Awake, SharedSocket
 from cutset.link.zeromq import (
     DOMAIN,
     GOODBYE,
@@ -70,6 +70,9 @@ class ClientEnd(Channel):
         if not self.open:
             raise LinkClosed(f"{self.peer} went away")
         raise timed_out(self.peer, timeout, sending=True)
+
+    def yield_to_sender(self) -> None:
+        os.sched_yield()
 
     def _alive(self) -> bool:
         self.listener.check()
@@ -149,11 +152,33 @@ class ZmqListener:
             end.inbox.append(frame)
             self._waiting.append(end)
 
+    def recv_bytes(self, timeout: float, awake: Awake | None = None) -> tuple[Link, memoryview] | None:
+        """The bytes of what `recv` gives, for whoever knows them; else `decoded` is to be called. `awake`: when to stay
+        awake for them. None after `timeout`, and now and then before it."""
+        if self._waiting or (got := self._message(timeout, awake)) is None:
+            return None
+        return got
+
+    def decoded(self, link: Link, data: memoryview) -> tuple[Link, Frame] | None:
+        """The frame of these bytes; None where they aren't one, which ends the link."""
+        try:
+            return link, decode(data, 0, data.nbytes, self.limits.frame)
+        except FrameError:
+            link.close()
+            return None
+
     def _next(self, timeout: float) -> tuple[ClientEnd, Frame] | None:
         """One message. None after `timeout`, and for a message that isn't a frame."""
+        got = self._message(timeout)
+        if got is None or (found := self.decoded(*got)) is None:
+            return None
+        return got[0], found[1]
+
+    def _message(self, timeout: float, awake: Awake | None = None) -> tuple[ClientEnd, memoryview] | None:
+        """The bytes of one message. None after `timeout`, and for a message that can't be a frame."""
         if self.sock.closed:
             raise LinkClosed(f"the listener at {self.address} was closed")
-        parts = self.sock.recv(timeout, self.check)
+        parts = self.sock.recv(timeout, self.check, awake)
         if parts is None:
             return None
         route, fd = parts[0].bytes, int(parts[-1].get(zmq.SRCFD))
@@ -183,8 +208,7 @@ class ZmqListener:
             self.drop(end)
             return None
         try:
-            data = join_parts(parts[1:], self.piece, self.limits.frame)
-            return end, decode(data, 0, data.nbytes, self.limits.frame)
+            return end, join_parts(parts[1:], self.piece, self.limits.frame)
         except FrameError:
             end.close()
             return None
