@@ -282,7 +282,6 @@ def test_a_key_says_which_generation_it_is_of(plain: Path, tmp_path: Path, capsy
             load_model_key(place)
 
 
-
 def test_digests_are_compared_when_it_is_sealed_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every byte is authenticated when it is opened: to hash all of them once more would double that."""
     RandomModel(layers=1).write_checkpoint(tmp_path / "floats")

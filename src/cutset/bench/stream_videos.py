@@ -31,7 +31,7 @@ class Video:
 
     def of_size(self, size: tuple[int, int]) -> Video:
         """The same with pictures of this size."""
-        return replace(self, name=f"{self.name.rpartition(' ')[0]} {_by(size)}", size=size, scaled=True)
+        return replace(self, name=f"{self.name.rpartition(' ')[0]} {size_text(size)}", size=size, scaled=True)
 
     @contextmanager
     def open(self, limit: int | None = None, size: tuple[int, int] | None = None) -> Iterator[Source]:
