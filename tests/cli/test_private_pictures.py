@@ -247,7 +247,7 @@ def test_pictures_go_to_an_accelerator_whose_evidence_fits(directory: Path, tmp_
     try:
         said = "".join(process.lines)
         manifest = re.search("for the manifest ([0-9a-f]{64})", said)
-        where = re.search(r"listening on (tcp://[0-9.:]+)", said)
+        where = re.search(r"listening on (tcp://[0-9.]+:[0-9]+)", said)
         assert manifest is not None
         assert where is not None
         assert manifest[1] == manifest_digest(served_files({directory.name: directory})).hex()

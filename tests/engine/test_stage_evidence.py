@@ -79,9 +79,13 @@ def test_and_to_no_other(
 ) -> None:
     monkeypatch.setattr("cutset.cluster.coordinator.reach.REFUSED", 0.2)
     wanted, audit = policy(tmp_path / "p.toml", **how), AuditLog(tmp_path / "audit")
-    with pytest.raises(LinkError, match=match) as refused:
-        LLM("story", **stages.settings(name), stage_policy=wanted, audit=audit, **SMALL)
-    assert stages.places[name] in str(refused.value), "it is named"
+    said = "serves another coordinator"
+    while "serves another coordinator" in said:  # the one of the test before may still be leaving
+        with pytest.raises(LinkError) as refused:
+            LLM("story", **stages.settings(name), stage_policy=wanted, audit=audit, **SMALL)
+        said = str(refused.value)
+    assert re.search(match, said)
+    assert stages.places[name] in said, "it is named"
     if how:
         lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
         assert {line["event"] for line in lines} == {"refused"}

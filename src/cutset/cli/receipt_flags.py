@@ -80,6 +80,9 @@ def issuers_from(
         used(signer.key.public.hex())
         return signer
 
+    signer = read()
+    say(f"receipts are signed by {signer.key.public.hex()}")
+
     def again() -> str:
         nonlocal signer
         signer = read()
@@ -87,8 +90,6 @@ def issuers_from(
             issuer.signer = signer
         return f"the key of receipts was read again: they are signed by {signer.key.public.hex()}"
 
-    signer = read()
-    say(f"receipts are signed by {signer.key.public.hex()}")
     if watch is not None:
         watch.add([path], again)
 

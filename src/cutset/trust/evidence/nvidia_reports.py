@@ -44,11 +44,12 @@ class NvidiaDevices:
     def __init__(self, nvml: Any = None) -> None:
         if nvml is None:
             try:
-                import pynvml as nvml
+                import pynvml
             except ModuleNotFoundError:
                 raise ConfigError(
                     "--device-evidence nvidia asks NVIDIA's library, which isn't here: pip install 'cutset[nvidia]'"
                 ) from None
+            nvml = pynvml
         self._nvml, self._lock = nvml, threading.Lock()
         with self._asking():
             nvml.nvmlInit()
