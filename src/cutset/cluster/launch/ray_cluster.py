@@ -63,6 +63,8 @@ class RayCluster:
             os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
             # No processes for tasks that nobody will ask for; and parties compute at the usual priority.
             os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
+            # No figures of nodes and tasks for a dashboard that there isn't.
+            os.environ |= {"RAY_enable_metrics_collection": "0", "RAY_task_events_report_interval_ms": "0"}
             where = self._start_nodes(order)
         else:
             where = reachable(where)
