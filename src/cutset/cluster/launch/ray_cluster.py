@@ -13,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,9 @@ class RayCluster:
         """Ray lets a driver in by a node on its machine alone. Where there is none, this side joins as one without
         processors, on which nothing is placed. Whether nodes are at the loopback address."""
         from ray._private import services
-        from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
+        compiled: Any = import_module("ray._raylet")  # whose types nobody declares
+        nodes = compiled.GcsClient(address=where).get_all_node_info(timeout=ASKING)
         alive = {name.hex(): node for name, node in nodes.items() if node.state == node.ALIVE}
         loopback = where.startswith(f"{LOOPBACK}:") and any(
             node.node_manager_address == LOOPBACK for node in alive.values()
