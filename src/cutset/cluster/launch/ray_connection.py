@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -80,6 +81,8 @@ class RayConnection:
         os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
         # No processes for tasks that nobody will ask for; and what is placed computes at the usual priority.
         os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
+        # No figures of nodes and tasks for a dashboard that there isn't.
+        os.environ |= {"RAY_enable_metrics_collection": "0", "RAY_task_events_report_interval_ms": "0"}
 
     def _start_nodes(self, nodes: int, cpus: float, gpus: float) -> str:
         import ray._private.utils
@@ -129,9 +132,9 @@ class RayConnection:
         """Ray lets a driver in by a node on its machine alone. Where there is none, this side joins as one without
         processors, on which nothing is placed. Whether nodes are at the loopback address."""
         from ray._private import services
-        from ray._raylet import GcsClient
 
-        nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
+        compiled: Any = import_module("ray._raylet")  # whose types nobody declares
+        nodes = compiled.GcsClient(address=where).get_all_node_info(timeout=ASKING)
         alive = {name.hex(): node for name, node in nodes.items() if node.state == node.ALIVE}
         loopback = where.startswith(f"{LOOPBACK}:") and any(
             node.node_manager_address == LOOPBACK for node in alive.values()

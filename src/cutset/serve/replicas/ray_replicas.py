@@ -118,8 +118,8 @@ class RayReplicas:
         self._lock = threading.Lock()
         self._current: dict[str, _RayReplica] = {}
         first = {name: self._orders[name] for name in names[: scale.least]}
-        room = list(needs.values())
-        self.placed = RayLauncher(first, options, room=room, beginning=STARTING, log=report)
+        every = list(needs.values())
+        self.placed = RayLauncher(first, options, room=every, beginning=STARTING, log=report)
 
     @property
     def keys(self) -> Keys:
