@@ -133,7 +133,8 @@ class RayConnection:
         from ray._private import services
         from ray import _raylet
 
-        nodes = _raylet.GcsClient(address=where).get_all_node_info(timeout=ASKING)
+        raylet: Any = _raylet
+        nodes = raylet.GcsClient(address=where).get_all_node_info(timeout=ASKING)
         alive = {name.hex(): node for name, node in nodes.items() if node.state == node.ALIVE}
         loopback = where.startswith(f"{LOOPBACK}:") and any(
             node.node_manager_address == LOOPBACK for node in alive.values()
