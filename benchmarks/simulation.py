@@ -49,7 +49,7 @@ TARGETS = (Target("what is predicted, off by per cent", OFF, 15.0, system=SIMULA
 PARTS = ("stages", "requests", "cameras")
 GROUP = EmulatedCluster("two alike", (0.4, 0.4), CLUSTERS[0].hops)
 LOAD, ANSWER = 0.6, 40  # of what a group can serve; tokens
-SIZE, LINK, SPEED = (64, 96), Hop(2e6, 0.01), 0.5  # of cameras' pictures; to the cloud; of its worker
+SIZE, LINK, SPEED = (64, 96), Hop(5e5, 0.01), 0.5  # of cameras' pictures; to the cloud; of its worker
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
