@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.quick:
-        args.prompts, args.tokens, args.every, args.videos, args.pictures = 150, 48, 4.0, 6, 5
+        args.prompts, args.tokens, args.every, args.videos, args.pictures = 120, 160, 4.0, 6, 5
     if min(args.prompts, args.tokens, args.videos, args.pictures) < 3 or args.every <= 0:
         raise RequestError("--prompts, --tokens, --videos and --pictures must be at least 3, --every above 0")
     rows: list[Row] = []
