@@ -18,7 +18,7 @@ import msgspec
 
 from cutset.batches.folder_lock import FolderLock
 from cutset.errors import ConfigError
-from cutset.files import appearing
+from cutset.files import appearing, name_full_disk
 from cutset.reading import MALFORMED
 
 __all__ = ["Record", "ShardFolder", "StoredRecord", "sync_folder"]
@@ -155,11 +155,17 @@ class ShardFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
+            name_full_disk(error, path)
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
         sync_folder(target.parent)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing has been committed, now or by an earlier run."""
+        return not any(map(SHARD.fullmatch, self._names()))
 
     def remove(self) -> None:
         """The run is finished and its output written: nothing is left of the directory, at once or after a crash."""

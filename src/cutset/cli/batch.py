@@ -124,10 +124,11 @@ def run(args: argparse.Namespace) -> int:
     with _folder(args, found) as folder, Interruption() as signals:
         try:
             return _run(args, order, found, folder, signals, cluster)
-        except ConfigError:
-            raise
-        except (CutsetError, OSError, MemoryError, Interrupted):
-            _log(f"what was answered is kept; go on with: {_again(args)}")
+        except (CutsetError, OSError, MemoryError, Interrupted) as error:
+            if folder.empty:  # so there is nothing to go on with
+                folder.remove()
+            elif not isinstance(error, ConfigError):
+                _log(f"what was answered is kept; go on with: {_again(args)}")
             raise
 
 

@@ -94,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
                 _over_ray(work, order, cluster, signals)
             if not signals.number:
                 work.end()
-        except ConfigError:
-            raise
-        except (CutsetError, OSError, MemoryError, Interrupted):
-            _log(f"what was done is kept; go on with: {_again(args)}")
+        except (CutsetError, OSError, MemoryError, Interrupted) as error:
+            if folder.empty:  # so there is nothing to go on with
+                folder.remove()
+            elif not isinstance(error, ConfigError):
+                _log(f"what was done is kept; go on with: {_again(args)}")
             raise
         finally:
             work.progress.clear()
@@ -129,7 +130,7 @@ class _Work:
     def __init__(self, args: argparse.Namespace, files: list[Path], records: FileRecords, folder: ShardFolder) -> None:
         self.args, self.output, self.folder, self._records = args, args.output, folder, records
         self.pictures = 0  # of this run
-        known = {path: record for path in files if (record := records.find(path)) is not None}
+        known = {path: record for path in files if (record := _known(records, path)) is not None}
         self.found: dict[Path, FileRecord] = known
         self.left = [path for path in files if path not in known]
         self.names = records.names(files)
@@ -155,6 +156,15 @@ class _Work:
             for one, its, _ in self._doubted:
                 self._note(one, its)
         self._note(path, record)
+
+    def unread(self, path: Path, error: OSError) -> None:
+        """Notes a file that couldn't be read, for this run: --resume tries it again."""
+        from cutset.batches.file_records import unread_record
+
+        self.found[path] = record = unread_record(path, error)
+        _log(f"{path}: {record.error}")
+        self.tally.done += 1
+        self.tally.failed += 1
 
     def end(self) -> None:
         """Raises what speaks against the network, where no file was played."""
@@ -184,7 +194,7 @@ def _here(work: _Work, network: Any, settings: StreamSettings, signals: Interrup
             try:
                 record = begin_record(path)
             except OSError as error:
-                _log(f"{path} can't be read: {error.strerror}")
+                work.unread(path, error)
                 continue
             doubt = None
             try:
@@ -201,9 +211,16 @@ def _over_ray(work: _Work, order: FileOrder, cluster: PoolOptions, signals: Inte
     """Plays what is left on actors of a cluster, each a file at a time, until a signal."""
     from cutset.cli.stream_ray import RayFiles
 
-    files = RayFiles(order, work.folder, work.done, _log)
+    files = RayFiles(order, work.folder, work.done, _log, work.unread)
     signals.on_signal(files.stop)
     files.run(cluster, [(path, work.output / work.names[path]) for path in work.left], work.progress.begin)
+
+
+def _known(records: FileRecords, path: Path) -> FileRecord | None:
+    try:
+        return records.find(path)
+    except OSError:  # it has gone meanwhile, or can't be read: whoever plays it says so
+        return None
 
 
 def _log(line: str) -> None:
@@ -220,10 +237,13 @@ def _write_list(path: Path, found: Sequence[FileRecord]) -> None:
     write_atomically(path, b"".join(msgspec.json.encode(_listed(one)) + b"\n" for one in found))
 
 
-def _listed(one: FileRecord) -> dict[str, Any]:
+def _listed(record: FileRecord) -> dict[str, Any]:
+    from cutset.batches.file_records import as_written
+
+    one = as_written(record)
     return {
         "file": one.file,
-        "sha256": one.sha256,
+        "sha256": one.sha256 or None,
         "output": one.output or None,
         "pictures": one.items,
         "error": one.error or None,

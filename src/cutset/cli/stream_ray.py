@@ -267,8 +267,9 @@ class RayFiles:
         folder: ShardFolder,
         done: Callable[[Path, FileRecord, CutsetError | None], None],
         log: Callable[[str], None],
+        unread: Callable[[Path, OSError], None] = lambda path, error: None,  # called with a file that can't be read
     ) -> None:
-        self._order, self._folder, self._done, self._log = order, folder, done, log
+        self._order, self._folder, self._done, self._log, self._unread = order, folder, done, log, unread
         self._stopped = False
         self._slots: list[Slot] = []
         self._deaths: Counter[Path] = Counter()  # of actors, by the file that they played
@@ -341,7 +342,7 @@ class RayFiles:
                 try:
                     slot.item = Playing(path, future.result())
                 except OSError as error:
-                    self._log(f"{path} can't be read: {error.strerror}")
+                    self._unread(path, error)
                     continue
             else:
                 return

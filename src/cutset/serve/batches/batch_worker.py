@@ -134,7 +134,7 @@ class BatchWorker:
                 else:
                     await asyncio.to_thread(folder.require, facts)
                     ended = await self._answer(batch, source, found, results, longest)
-            await self._finish(batch, found, results, ended)
+            await self._finish(batch, results, ended)
             folder.remove()
 
     async def _answer(
@@ -177,25 +177,25 @@ class BatchWorker:
         if batch.status == "cancelling":
             return "cancelled"
         if time.time() >= batch.expires:
-            await self._expire(batch, found, results, longest)
+            await asyncio.to_thread(self._expire, batch, found, results, longest)
             return "expired"
         limit = self.files.limits.space
         text = f"its answers and your files have more than {limit} bytes, the most that are kept"
         batch.errors = [{"code": "storage_limit_exceeded", "message": text, "param": None, "line": None}]
         return "failed"
 
-    async def _expire(self, batch: StoredBatch, found: Survey, results: LineResults, longest: int) -> None:
-        """Gives an error to each line that has no answer."""
+    def _expire(self, batch: StoredBatch, found: Survey, results: LineResults, longest: int) -> None:
+        """Gives an error to each line that has no answer. In a thread: it reads the whole file."""
         answerer, text = self._answerer(batch, found, longest), "the batch expired before this request was answered"
         for line in LineReader(self.files.path(batch.input_file_id), longest):
             if not line.blank and not results.has(line.number):
                 name = None if line.text is None else custom_id(line.text)
                 results.add(line.number, False, answerer.refused(line.number, name, "batch_expired", text).text)
                 if results.wait_s == 0.0:
-                    await asyncio.to_thread(results.commit)
-        await asyncio.to_thread(results.commit)
+                    results.commit()
+        results.commit()
 
-    async def _finish(self, batch: StoredBatch, found: Survey, results: LineResults, ended: BatchStatus) -> None:
+    async def _finish(self, batch: StoredBatch, results: LineResults, ended: BatchStatus) -> None:
         """Makes files of the answers, under names that are the same if it is done again after a crash."""
         batch.done, batch.failed = results.done, results.failed
         if ended == "completed":
