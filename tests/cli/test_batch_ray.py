@@ -143,7 +143,7 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     subprocess.run([*common, "-o", str(here)], check=True, timeout=300)
     over = [*common, "-o", str(out), "--ray", "local", "--ray-actors", "2", "--resume"]
     before = set(actors())
-    process = subprocess.Popen(over, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(over, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     shards, killed, end = out.with_name("out.jsonl.parts"), False, time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
@@ -153,8 +153,9 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
             killed = True
         elif killed and written > 2:
             process.kill()
-    process.communicate()
+    out_text, _ = process.communicate()
     assert killed
+    assert out_text == "", "Ray would print pages of what was lost"
     done = subprocess.run(over, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert texts(out) == texts(here)

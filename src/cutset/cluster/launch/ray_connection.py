@@ -104,8 +104,11 @@ class RayConnection:
 
     def _connect(self, where: str) -> None:
         import ray
+        import ray._private.worker
         from ray.exceptions import AuthenticationError
 
+        # What was lost is said by whoever asked for it, in a line; Ray would print pages of it to stdout.
+        ray._private.worker.print_to_stdstream = lambda *what, **more: None
         try:
             loopback = self._local is not None or self._be_a_node(where)
             context = ray.init(
