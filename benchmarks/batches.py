@@ -2,8 +2,9 @@
 
 *Prompts*: a thousand over three nodes of Ray's on this machine, once undisturbed, once while an engine is killed every
 30 s and the driver twice, after a third and two thirds of the answers, each time followed by `--resume`. The rate is of
-all answers over the time of all commands, their starts included; the cluster stays. Answers are drawn by seeds, so both
-runs must give the same texts.
+all answers over the time of all commands, their starts included; the cluster stays. The model has random weights, and
+an engine runs 16 sequences, which is what is lost with it. Answers are drawn by seeds, so both runs must give the same
+texts.
 
 *Videos*: two hundred of fifty pictures over nodes that are pinned to a core each, beside the same command without Ray
 pinned to one core. Three nodes can't be pinned to equal shares of two cores: there are as many nodes as cores, three at
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.ray_cluster import children
 from benchmarks.targets import Target, targets_table
+from cutset.bench.stage_plans import MODEL
 from cutset.cli.bench_rows import rows_table, save_rows
 from cutset.cli.options import add_json
 from cutset.cli.output import log
@@ -64,7 +66,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workload", choices=("prompts", "videos"), action="append", help="default: both")
     parser.add_argument("--quick", action="store_true", help="small enough to end in about a minute: no figures")
     parser.add_argument("--prompts", type=int, default=1000, metavar="N", help="default 1000")
-    parser.add_argument("--tokens", type=int, default=512, metavar="N", help="of each answer (default 512)")
+    parser.add_argument("--tokens", type=int, default=160, metavar="N", help="of each answer (default 160)")
     parser.add_argument("--every", type=float, default=30.0, metavar="S", help="an engine is killed (default 30)")
     parser.add_argument("--videos", type=int, default=200, metavar="N", help="default 200")
     parser.add_argument("--pictures", type=int, default=50, metavar="N", help="of each video (default 50)")
@@ -73,9 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.quick:
-        args.prompts, args.tokens, args.every, args.videos, args.pictures = 60, 32, 4.0, 6, 5
+        args.prompts, args.tokens, args.every, args.videos, args.pictures = 40, 64, 12.0, 6, 5
     if min(args.prompts, args.tokens, args.videos, args.pictures) < 3 or args.every <= 0:
         raise RequestError("--prompts, --tokens, --videos and --pictures must be at least 3, --every above 0")
+    if args.tokens > MODEL.max_pos - 16:
+        raise RequestError(f"--tokens must be at most {MODEL.max_pos - 16}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="cutset-bench-") as folder:
         for workload in args.workload or ("prompts", "videos"):
@@ -96,7 +100,9 @@ def run_prompts(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
     source.write_text("".join(json.dumps(_line(number, name, args.tokens)) + "\n" for number, name in enumerate(names)))
     with _cluster(nodes, nodes) as cluster:
         flags = ["--ray", cluster.address, "--ray-actors", str(nodes), "--threads", "1"]
-        command = ["batch", "story", str(source), *flags, "--resume"]
+        flags += ["--max-num-seqs", "4" if args.quick else "16"]
+        MODEL.write_checkpoint(folder / "model")
+        command = ["batch", str(folder / "model"), str(source), *flags, "--resume"]
         log(f"batches: {workload}, undisturbed")
         undisturbed = _timed([*command, "-o", str(whole)], cluster.env, lambda process: False)
         log("batches: an engine is killed now and then, and the driver twice")
@@ -117,7 +123,8 @@ def run_prompts(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
 
 
 def _line(number: int, name: str, tokens: int) -> dict[str, Any]:
-    body = {"prompt": f"Story {number}. Once upon a time", "max_tokens": tokens, "ignore_eos": True, "seed": number}
+    ids = [3 + (number * step) % (MODEL.vocab - 3) for step in range(1, 9)]
+    body = {"prompt": ids, "max_tokens": tokens, "ignore_eos": True, "seed": number}
     return {"custom_id": name, "method": "POST", "url": "/v1/completions", "body": body | {"temperature": 0.9}}
 
 
@@ -174,9 +181,9 @@ def run_videos(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
         seconds = _timed(over, cluster.env, lambda process: False)
     many = _rates(there, args.videos * args.pictures, seconds)
     others = [path.name for path in alone.glob("*.jsonl") if path.read_bytes() != (there / path.name).read_bytes()]
-    for name, found in (("one core", one), (f"{len(cores)} nodes", many)):
+    for name, found in (("cutset on one core", one), (f"{SYSTEM}, {len(cores)} nodes", many)):
         for metric, value in found.items():
-            yield Row(f"{workload}, {name}", SYSTEM, metric, value, "pictures/s")
+            yield Row(workload, name, metric, value, "pictures/s")
     yield Row(workload, SYSTEM, "outputs that aren't those of one core", float(len(others)), "answers")
     yield Row(workload, SYSTEM, "whole commands, over that of one core, times the nodes", *_times(one, many, cores, 0))
     yield Row(workload, SYSTEM, TIMES, *_times(one, many, cores, 1))

@@ -105,8 +105,11 @@ class RayConnection:
 
     def _connect(self, where: str) -> None:
         import ray
+        import ray._private.worker
         from ray.exceptions import AuthenticationError
 
+        # What was lost is said by whoever asked for it, in a line; Ray would print pages of it to stdout.
+        ray._private.worker.print_to_stdstream = lambda *what, **more: None
         try:
             loopback = self._local is not None or self._be_a_node(where)
             context = ray.init(
@@ -203,11 +206,11 @@ class RayConnection:
         import ray
 
         local, self._local = self._local, None
-        joined, self._joined = self._joined, None
         atexit.unregister(ray.shutdown)  # without a head it would wait for ever, at the end of this process too
         ending = threading.Thread(target=_shut_down, name="cutset-ray-end", daemon=True)
         ending.start()
         ending.join(ENDING)
+        joined, self._joined = self._joined, None
         if joined is not None:
             with contextlib.suppress(Exception):
                 joined.kill_all_processes(check_alive=False, allow_graceful=True)

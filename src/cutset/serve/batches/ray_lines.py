@@ -7,6 +7,7 @@ Lines and answers go through Ray's object store as text; nothing of a model does
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -32,7 +33,7 @@ __all__ = ["RayLines"]
 
 _T = TypeVar("_T")
 COLUMNS = ("line", "begin", "size", "first")  # of what actors get, see `RayLines._table`
-MOST_BLOCKS = 4096
+MOST_BLOCKS = 1 << 14
 AT_A_TIME = 16  # lines that go to an actor together
 
 
@@ -113,6 +114,7 @@ class RayLines:
         with open_pool(options, Needs(float(self._order.settings.threads))) as pool:
             import ray.data
 
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it was set up anew when it was imported
             begun()
             ray.data.DataContext.get_current().enable_progress_bars = False
             errors = (ray.exceptions.RayError, ray.data.exceptions.UserCodeException)
@@ -206,9 +208,10 @@ def _failure(why: str) -> dict[str, Any]:
 
 
 def _blocks(table: NDArray[np.int64], actors: int, at_a_time: int) -> list[Any]:
-    """Lines in small blocks: a slow actor holds up few of them at the end, and little is done again for one that dies.
-    They lie where the driver is, so no node that goes takes one along."""
+    """Lines in blocks, each of which an actor's answers come back with: small ones, so that a slow actor holds up few
+    lines at the end, and little is done again for one that dies. They lie where the driver is, so no node that goes
+    takes one along."""
     import pyarrow as pa
 
-    count = min(max(actors, -(-len(table) // (4 * at_a_time))), MOST_BLOCKS, len(table))
+    count = min(max(actors, -(-len(table) // at_a_time)), MOST_BLOCKS, len(table))
     return [pa.table(dict(zip(COLUMNS, part.T, strict=True))) for part in np.array_split(table, count)]
