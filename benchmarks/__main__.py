@@ -18,11 +18,16 @@ COMMANDS = {
     "link": Command("benchmarks.link", "every link beside the bare ring and bare ZeroMQ"),
     "delta": Command("benchmarks.delta", "the delta codec of a cut edge beside other codings"),
     "replicas": Command("benchmarks.replicas", "two replicas beside two servers that are fed by hand, and one engine"),
+    "batches": Command("benchmarks.batches", "batches over a Ray cluster whose engines die, and over a node a core"),
+    "ray_stages": Command("benchmarks.ray_stages", "stages placed by Ray beside stages by hand, and Ray at rest"),
     "stages": Command("benchmarks.stages", "a model over two stages, llama.cpp's RPC beside it, and its targets"),
     "stream": Command("benchmarks.stream", "a network over emulated machines: bytes, plans, faults, planning"),
+    "simulation": Command("benchmarks.simulation", "what `cutset simulate` says beside what is measured here"),
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),
     "cameras": Command("benchmarks.cameras", "sixteen cameras over a worker that keeps up with eight"),
+    "frigate": Command("benchmarks.frigate", "requests of Frigate's protocol with a worker killed on the way"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
+    "onnx_files": Command("benchmarks.onnx_files", "ONNX files whole beside onnxruntime, and cut over three workers"),
     "private_pictures": Command(
         "benchmarks.private_pictures", "a client of private pictures beside multiplying itself"
     ),

@@ -1,5 +1,6 @@
 """Output files: whole, or not there."""
 
+import errno
 import json
 import os
 import stat
@@ -8,7 +9,7 @@ import pytest
 
 from cutset.compare.results import MachineInfo
 from cutset.errors import ConfigError
-from cutset.files import check_writable, write_atomically, write_json
+from cutset.files import appearing, check_writable, write_atomically, write_json
 
 
 def test_writes_and_replaces(tmp_path):
@@ -104,3 +105,11 @@ def test_asking_changes_nothing(tmp_path):
     assert old.read_text() == "kept"
     os.mkfifo(tmp_path / "pipe")
     check_writable(tmp_path / "pipe")  # nobody reads it yet: it doesn't wait
+
+
+def test_a_full_disk_says_where(tmp_path):
+    for number, shown in ((errno.ENOSPC, str(tmp_path / "out")), (errno.EIO, None)):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught, appearing(tmp_path / "out"):
+            raise OSError(number, os.strerror(number))
+        assert caught.value.filename == shown
+    assert os.listdir(tmp_path) == []

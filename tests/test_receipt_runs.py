@@ -19,8 +19,10 @@ from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.random import RandomModel
 from cutset.receipts.issuer import DETAILS, ReceiptIssuer
 from cutset.receipts.replay import ReplayResult, replay, replay_settings
+from cutset.trust.canonical import encode
 from cutset.trust.receipt import Receipt
 from cutset.trust.signing_key import Signer, SigningKey
+from cutset.trust.verify_receipt import DOMAIN
 
 KEY = SigningKey.new()
 REPEATING = "The red fox saw the big tree. The red fox saw the big tree. The red fox saw the big"
@@ -159,6 +161,42 @@ def test_whoever_signs_nonsense_has_it_refused(details: dict[str, Any]) -> None:
         receipt = Receipt(open_receipt.finish(), KEY.public)
     with pytest.raises((ConfigError, RequestError)):
         again(receipt)
+
+
+def signed_again(receipt: Receipt, **changed: Any) -> Receipt:
+    """The same leaves under another statement."""
+    data = encode(receipt.statement | changed)
+    return Receipt(encode(receipt._envelope | {"statement": data, "signature": KEY.sign(DOMAIN + data)}), KEY.public)
+
+
+def test_what_was_made_elsewhere_cant_be_told() -> None:
+    """On a device that isn't here, and by a version that has more."""
+    with LLM("story", threads=1, cache_mib=4) as llm:
+        receipt = receipt_of(llm, "Once", SamplingParams(max_tokens=2))
+    said = receipt.statement
+    elsewhere = {"backend": "torch", "dtype": "bfloat16", "device": "cuda:63"}
+    for changed in ({"run": said["run"] | elsewhere}, {"sampling": said["sampling"] | {"newer": 1}}):
+        found = again(signed_again(receipt, **changed))
+        assert (found.same, len(found.why)) == (None, 1)
+
+
+@pytest.mark.parametrize("what", ["prompt", "answer", "text"])
+def test_a_receipt_that_shows_other_texts_than_its_tokens_is_false(what: str) -> None:
+    """Its ids are those of the run, and its signature is right: a reader sees the bytes."""
+    with LLM("story", threads=1, cache_mib=4) as llm:
+        issuer = ReceiptIssuer(llm, Signer(KEY))
+        ids = llm.encode("Once upon")
+        receipt = issuer.begin([ids], SamplingParams(max_tokens=4, ignore_eos=True))
+        for delta in llm.stream(ids, receipt.params):
+            receipt.take(0, delta)
+        if what == "text":
+            receipt._texts[0, 0] = ["something else"]
+        else:
+            token = int(ids[1]) if what == "prompt" else receipt._tokens[0, 0][2]
+            issuer._contents[token] = encode([token, b"something else"])
+        found = again(Receipt(receipt.finish(), KEY.public))
+    assert (found.same, found.first) == (False, None)
+    assert ("other bytes" if what != "text" else "isn't the text") in found.why[0]
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from typing import IO, Any
 
 from cutset.errors import ConfigError
 
-__all__ = ["appearing", "check_writable", "write_atomically", "write_json"]
+__all__ = ["appearing", "check_writable", "name_full_disk", "write_atomically", "write_json"]
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -29,10 +31,17 @@ def appearing(path: str | os.PathLike[str], mode: int = 0o666) -> Iterator[IO[by
         with open(temporary, "xb", opener=opener) as file:
             yield file
         os.replace(temporary, path)
-    except BaseException:  # Ctrl-C too
+    except BaseException as error:  # Ctrl-C too
+        name_full_disk(error, path)
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def name_full_disk(error: BaseException, path: str | os.PathLike[str]) -> None:
+    """Has the error of a write that found no room say where: the system's doesn't."""
+    if isinstance(error, OSError) and error.errno in FULL and error.filename is None:
+        error.filename = os.fspath(path)
 
 
 def _beside(path: str | os.PathLike[str]) -> str:

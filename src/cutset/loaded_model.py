@@ -30,9 +30,9 @@ from cutset.engine.prefix_store import PrefixStore
 from cutset.engine.stage_settings import check_stages, has_stages
 from cutset.engine.step_pipeline import StepPipeline
 from cutset.engine.text_embedder import TextEmbedder
-from cutset.errors import ConfigError, RequestError
+from cutset.errors import ConfigError, ModelError, RequestError
 from cutset.models.files.adapter import read_adapter
-from cutset.models.files.digests import observe
+from cutset.models.files.digests import digest_of_files, observe
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource, open_source
 from cutset.models.pooling import stated_pooling
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
     from cutset.link.peer import Binding
     from cutset.offload.client.offload import Offload
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["LoadedModel", "Message", "Prompt"]
 
@@ -75,6 +76,7 @@ class LoadedModel:
         adapters: Mapping[str, str | Path] | None = None,  # LoRA adapters by name: directories as PEFT saves them
         progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
         chat_template: str | None = None,  # the source of one, in place of the model's
+        audit: AuditLog | None = None,  # where refusals of evidence go
         **overrides: Any,
     ) -> None:
         started = time.perf_counter()
@@ -106,13 +108,22 @@ class LoadedModel:
         if mode is not None and mode.remote:
             from cutset.offload.client.offload import open_offload
 
-            self.offload = open_offload(source, self.settings, mode, progress, _verify_accelerator(self.settings))
+            verify = _verify_by(self.settings.offload_policy, audit)
+            self.offload = open_offload(source, self.settings, mode, progress, verify)
             runs, self.choice = self.offload.executor, self.offload.choice
         elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
 
             self.choice = choose(self.settings, stored_dtype(source))
-            self.stages = LinkedStages(source, self.settings, self.choice, context, progress=progress, log=log.info)
+            self.stages = LinkedStages(
+                source,
+                self.settings,
+                self.choice,
+                context,
+                progress=progress,
+                log=log.info,
+                verify=_verify_by(self.settings.stage_policy, audit),
+            )
             runs = self.stages.pipeline
         else:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
@@ -186,6 +197,18 @@ class LoadedModel:
         eos_ids = self.spec.end_tokens(self.tokenizer.eos_token_id)
         self.grammars = GrammarCompiler(Vocabulary.of(self.tokenizer, self.spec.vocab_size, eos_ids))
         return source
+
+    def digests(self) -> tuple[bytes, bytes]:
+        """SHA-256 over the files of the model, and over those of its tokenizer; docs/receipts.md says how. Raises
+        ModelError."""
+        named = tokenizer_files(self.directory)
+        # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
+        always = bool(self.mode) or self.settings.verify == "always"
+        files = digest_of_files(self.directory, self.model_files, always=always)
+        tokenizer = digest_of_files(self.directory / "tokenizer", named, always=always) if named else files
+        if observe([*self.model_files, *named]).files != self.observed.files:
+            raise ModelError(f"files of {self.directory} were changed since the model was loaded: load it again")
+        return bytes.fromhex(files), bytes.fromhex(tokenizer)
 
     def _asked_to_reuse(self) -> bool:
         """In masked modes a request's shapes lack the rows of a cached beginning, and so reveal it."""
@@ -326,12 +349,10 @@ def _check_oblivious(settings: Settings) -> None:
         raise ConfigError("data_oblivious and prefix_cache don't go together: beginnings are looked up by their tokens")
 
 
-def _verify_accelerator(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
-    """What says whether an accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
-    if settings.offload_policy is None:
+def _verify_by(policy: Path | None, audit: AuditLog | None) -> Callable[[bytes, Binding], bool] | None:
+    """What says whether the evidence of who is linked is enough; None where none is asked for. Raises ConfigError."""
+    if policy is None:
         return None
-    from cutset.trust.evidence.link_evidence import verify_link
-    from cutset.trust.evidence.policy import load_policy
-    from cutset.trust.evidence.verifier import Verifier
+    from cutset.trust.evidence.link_evidence import verify_by
 
-    return verify_link(Verifier(load_policy(settings.offload_policy)))
+    return verify_by(policy, audit=audit, warn=log.warning)

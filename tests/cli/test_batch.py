@@ -17,7 +17,10 @@ import pytest
 
 pytest.importorskip("starlette")
 
+from cutset.batches.input_lines import survey
+from cutset.batches.shard_folder import Record, ShardFolder
 from cutset.cli import main
+from cutset.serve.batches.batch_lines import custom_id
 
 FLAGS = ("--threads", "1", "--max-num-seqs", "4")
 Line = dict[str, Any]
@@ -162,6 +165,7 @@ def test_order_changes_no_answer(answered: tuple[list[Line], str], tmp_path: Pat
         (["-o", "/dev/null"], "/dev/null is no regular file"),
         (["--tool-parser", "none at all"], "none at all"),
         (["--served-model-name", "a", "--served-model-name", "a"], "a name stands for two things"),
+        (["--lora-modules", "a=nowhere"], "nowhere has no adapter_config.json"),
     ],
 )
 def test_wrong_flags_are_one_line(
@@ -173,6 +177,8 @@ def test_wrong_flags_are_one_line(
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
+    assert "go on with" not in err
+    assert os.listdir(tmp_path) == ["in.jsonl"], "nothing was answered, so nothing is kept"
 
 
 def test_inputs_that_are_none(
@@ -189,10 +195,6 @@ def test_inputs_that_are_none(
 def test_a_run_goes_on_only_when_asked_and_with_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from cutset.batches.input_lines import survey
-    from cutset.batches.shard_folder import Record, ShardFolder
-    from cutset.serve.batches.batch_lines import custom_id
-
     monkeypatch.chdir(tmp_path)
     source = write(tmp_path / "in.jsonl", [request("a"), request("b")])
     digest = survey(source, 1 << 20, custom_id).sha256

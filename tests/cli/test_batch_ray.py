@@ -104,6 +104,25 @@ def actors() -> list[int]:
     return found
 
 
+def descendants(pid: int, word: bytes) -> list[int]:
+    """Processes below this one whose command line has the word, the oldest first."""
+    parents, named = {}, []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if word in (path / "cmdline").read_bytes():
+                named.append(int(path.name))
+        except OSError:
+            continue
+
+    def below(one: int) -> bool:
+        while one > 1 and one != pid:
+            one = parents.get(one, 0)
+        return one == pid
+
+    return sorted(one for one in named if below(one))
+
+
 @pytest.mark.slow
 def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     pytest.importorskip("ray.data")
@@ -140,3 +159,41 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert texts(out) == texts(here)
     assert sorted(os.listdir(tmp_path)) == ["here.jsonl", "in.jsonl", "out.jsonl"]
+
+
+@pytest.mark.slow
+def test_nodes_go_and_then_the_driver_while_files_play(tmp_path: Path) -> None:
+    """Two of three nodes, one after the other, then the driver; each output is that of a run without Ray."""
+    pytest.importorskip("ray.data")
+    pytest.importorskip("torch")
+    pytest.importorskip("av")
+    from video.sources.clips import pictures, write_clip
+
+    scene = pictures(60, (96, 160))
+    names = [f"{number:02d}.mp4" for number in range(24)]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate(names):
+        write_clip(tmp_path / "in" / name, scene[number : number + 36])
+    (tmp_path / "in" / "wrong.mp4").write_bytes(b"this is no video")
+    command = [sys.executable, "-m", "cutset.cli", "stream", "batch", "mobilenet_v3_small", "in/*.mp4"]
+    command += ["--workers", "1", "--scheduler", "even"]
+    subprocess.run([*command, "-o", "here"], check=True, timeout=300, cwd=tmp_path)
+    over = [*command, "-o", "there", "--ray", "local", "--ray-actors", "3", "--resume"]
+    process = subprocess.Popen(over, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    gone, end = 0, time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+        done = len(list((tmp_path / "there").glob("*.mp4.jsonl")))
+        raylets = descendants(process.pid, b"raylet/raylet")
+        if done > 3 * gone and gone < 2 and len(raylets) == 3 - gone:
+            os.kill(raylets[-1], signal.SIGKILL)  # not the head's
+            gone += 1
+        elif gone == 2 and done > 9:
+            process.kill()
+    _, err = process.communicate()
+    assert gone == 2, err
+    done = subprocess.run(over, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for name in [*(f"{name}.jsonl" for name in names), "files.jsonl"]:
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+    assert sorted(os.listdir(tmp_path / "there")) == sorted(os.listdir(tmp_path / "here"))

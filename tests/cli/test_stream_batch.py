@@ -15,10 +15,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("av")
 
-from cutset.cli import main, stream_files
+from cutset.cli import main, stream_batch, stream_files
 from cutset.cli.stream_batch import matching
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.errors import ConfigError
+from cutset.errors import ConfigError, GraphError
 from cutset.video import zoo
 from video.detection.spots import NAMES, Spots, box_of, picture
 from video.sources.clips import write_clip
@@ -151,6 +151,53 @@ def test_killed_or_interrupted_it_goes_on(
     assert seen[0] == 7, "the first file wasn't played again"
     for name in ("files.jsonl", "a.mp4.jsonl", "c.mp4.jsonl", "a.mp4-1.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_files_that_the_network_cant_take_dont_end_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Even the first one: only where no other can be played, it is the network."""
+    assemble = stream_files.FilePlayer._assemble
+
+    def too_small(self: Any, path: Path) -> Any:
+        if path.name.startswith("a"):
+            raise GraphError("the kernel is larger than the picture")
+        return assemble(self, path)
+
+    monkeypatch.setattr(stream_files.FilePlayer, "_assemble", too_small)
+    assert run(files=("in/a.mp4", "other/a.mp4"), out="none") == 2
+    assert "the kernel is larger than the picture" in capsys.readouterr().err
+    assert not (tmp_path / "none" / ".parts").exists(), "there is nothing to go on with"
+    for more, files in (((), ("in/a.mp4", "in/c.mp4")), (("--resume",), ("in/a.mp4", "in/c.mp4", "other/a.mp4"))):
+        assert run(*more, files=files) == 0
+        listed = read(tmp_path / "out" / "files.jsonl")
+        assert [one["file"] for one in listed] == list(files)
+        assert [one["error"] for one in listed if one["output"] is None] == [
+            "the kernel is larger than the picture"
+        ] * (len(files) - 1)
+
+
+def test_one_that_cant_be_read_is_noted_and_tried_again(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "in" / "a.mp4"
+    whole = gone.read_bytes()
+    found = stream_batch.matching
+
+    def vanishes(texts: Any) -> Any:
+        files = found(texts)
+        gone.unlink()
+        return files
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stream_batch, "matching", vanishes)
+        assert run(files=("in/a.mp4", "in/c.mp4")) == 0
+    assert "in/a.mp4: it can't be read: No such file" in capsys.readouterr().err
+    listed = read(tmp_path / "out" / "files.jsonl")
+    assert [(one["pictures"], one["sha256"] is None) for one in listed] == [(0, True), (4, False)]
+    gone.write_bytes(whole)
+    assert run("--resume", files=("in/a.mp4", "in/c.mp4")) == 0
+    assert [one["pictures"] for one in read(tmp_path / "out" / "files.jsonl")] == [4, 4]
 
 
 def test_files_are_found_once_and_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

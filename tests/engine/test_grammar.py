@@ -133,7 +133,34 @@ def test_vllms_names_become_grammars() -> None:
         ({"allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(20)]}, "pattern"),
         ({"allOf": [{"anyOf": [{"pattern": f"a{{{i + 9}}}b*"} for i in range(8)]}] * 3}, "pattern"),
         ({"$defs": {"a": {"pattern": "x.{99}y"}}, "pattern": "a.{99}b", "$ref": "#/$defs/a"}, "pattern"),
-        ({"$ref": "#"}, "no text"),
+        ({"$ref": "#"}, "$ref"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}}, "$ref"),
+        ({"$ref": "#/$defs/none"}, "$ref"),
+        ({"type": "string", "pattern": "(?=a)b"}, "`pattern`"),
+        ({"patternProperties": {"(": {}}}, "`patternProperties`"),
+        ({"properties": {"a": 3}}, "`properties` must be an object of schemas"),
+        ({"properties": []}, "`properties`"),
+        ({"type": "array", "items": [{}]}, "`items` must be a schema"),
+        ({"type": "array", "prefixItems": {}}, "`prefixItems` must be a list"),
+        ({"type": "object", "additionalProperties": 3}, "`additionalProperties`"),
+        ({"items": {"anyOf": []}}, "`anyOf`"),
+        ({"anyOf": [{"allOf": [3]}]}, "`allOf`"),
+        ({"$defs": {"a": None}}, "`$defs`"),
+        ({"enum": []}, "`enum`"),
+        ({"enum": "a"}, "`enum`"),
+        ({"type": "object", "required": "a"}, '`required` can\'t be "a": give a list'),
+        ({"type": "object", "required": [1]}, "`required` can't be 1: give a text"),
+        ({"type": "string", "minLength": "1"}, '`minLength` can\'t be "1": give a whole number'),
+        ({"type": "integer", "minimum": "1"}, '`minimum` can\'t be "1": give a number'),
+        ({"type": "number", "multipleOf": 0}, "`multipleOf`"),
+        (
+            {
+                "allOf": [
+                    {"anyOf": [{"properties": {f"a{i}{j}": {"enum": ["b", "c"]}}} for j in range(8)]} for i in range(12)
+                ]
+            },
+            "`allOf`",
+        ),
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "'a'"),
     ],
     ids=str,
@@ -150,6 +177,24 @@ def test_what_is_data_is_no_keyword() -> None:
     kept["examples"] = [data]
     assert compiled(kept)
     assert compiled({"enum": ["a{99999}"], "title": "x" * 2000, "description": "y", "$comment": "z"})
+
+
+def test_keywords_that_nobody_knows_may_have_anything() -> None:
+    """And those that are names of properties, or data."""
+    own = {"items": {"type": "string"}, "enum": True, "properties": {"type": "integer"}}
+    assert compiled({"type": "object", "properties": own, "example": {"items": 3, "enum": []}})
+    assert compiled({"const": {"anyOf": [], "properties": 3}})
+
+
+def test_grammars_are_larks_unless_a_rule_is_llama_cpps() -> None:
+    for text in (
+        'start[lazy]: /a+/ "b"',
+        'start: "a" // root ::= "b"',
+        '?start: "a"',
+        'root ::= "a"*',
+        '\nroot  ::= x\nx ::= "y"',
+    ):
+        assert COMPILER.compile(Grammar.lark(text)), text
 
 
 def test_patterns_for_different_texts_don_t_meet() -> None:

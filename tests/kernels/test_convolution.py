@@ -96,6 +96,8 @@ def test_torch_computes_the_same() -> None:
         {"stride": (1 << 30, 1)},
         {"channels": 1 << 23, "rows": 1 << 10},
         {"dilation": (5, 1), "kernel": (3, 1)},
+        # Few positions, and zeros around the map that no memory holds.
+        {"padding": ((1 << 24) - 1,) * 4, "stride": ((1 << 24) - 1,) * 2},
     ],
 )
 def test_a_shape_that_there_cannot_be_is_refused(wrong: dict[str, Any]) -> None:

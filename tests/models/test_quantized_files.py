@@ -254,6 +254,7 @@ BAD: dict[str, tuple[str, Change, str]] = {
     "groups that don't divide": ("GPTQ, symmetric", said(group_size=48), "4 groups of 128 columns.* groups of 48"),
     "groups of another number": ("AWQ, 32", said(group_size=64), "groups of 64"),
     "another format of GPTQ": ("GPTQ, symmetric", said(checkpoint_format="marlin"), "checkpoint_format must be gptq"),
+    "GPTQ for one kernel": ("GPTQ, symmetric", said(is_marlin_format=True), "is_marlin_format must be false"),
     "another order of AWQ": ("AWQ, 32", said(version="gemv"), "version must be gemm"),
     "8 bits of AWQ": ("AWQ, 32", said(bits=8), "bits must be 4, not 8"),
     "g_idx out of range": ("GPTQ, symmetric", stored("g_idx", set_first(4)), r"q_proj\.g_idx names groups"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cutset.errors import ConfigError
+from cutset.trust import transparency_log
 from cutset.trust.canonical import encode
 from cutset.trust.signing_key import SigningKey
 from cutset.trust.transparency_log import LogHead, TransparencyLog, check_proof, read_head
@@ -142,3 +146,59 @@ def test_what_is_not_there(log: TransparencyLog, key: SigningKey, tmp_path: Path
         log.append(ENTRIES[1:2], SigningKey.new())
     with pytest.raises(ConfigError, match="can't be opened"):
         TransparencyLog(tmp_path).append(ENTRIES[:1], key)
+
+
+def test_a_full_disk_leaves_it_as_it_was(
+    log: TransparencyLog, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = os.pwrite
+
+    def half(descriptor: int, data: bytes, at: int) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return written(descriptor, data[: len(data) - 7], at)
+
+    for entries in (ENTRIES[:0], ENTRIES[:3]):  # when it is begun, and later
+        if entries:
+            log.append(entries, key)
+        size = 32 * (1 + len(entries)) if entries else 0
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pwrite", half)
+            with pytest.raises(ConfigError, match="can't be written: No space"):
+                log.append(ENTRIES[3:9], key)
+        assert log.path.stat().st_size == size
+    assert log.append(ENTRIES[3:9], key)[1].size == 9
+
+
+@pytest.mark.parametrize("entries", [0, 3])
+def test_it_goes_on_after_a_crash(
+    entries: int, log: TransparencyLog, key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its entries and their head, and in the middle of an entry."""
+    if entries:
+        log.append(ENTRIES[:entries], key)
+    signed = transparency_log.write_atomically
+
+    def crash(path: Path, data: bytes) -> Any:
+        if LogHead.of(data, key.public).size > entries:
+            raise KeyboardInterrupt
+        signed(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(transparency_log, "write_atomically", crash)
+        with pytest.raises(KeyboardInterrupt):
+            log.append(ENTRIES[10:12], key)
+    with log.path.open("ab") as file:
+        file.write(b"half of an entry")
+    places, head = log.append([ENTRIES[20]], key)
+    assert (places, head.size) == ([entries + 2], entries + 3)
+    assert log.path.stat().st_size == 32 * (1 + head.size)
+    assert check_proof(log.prove(ENTRIES[11], key.public), ENTRIES[11], key.public) == (entries + 1, head)
+
+
+def test_one_that_was_emptied_is_not_begun_anew(log: TransparencyLog, key: SigningKey) -> None:
+    log.append(ENTRIES[:3], key)
+    log.path.write_bytes(b"")
+    with pytest.raises(ConfigError, match="entries were removed"):
+        log.append(ENTRIES[:3], key)
+    assert not log.path.stat().st_size

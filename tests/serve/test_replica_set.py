@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from cutset.serve.replicas.replica_messages import (
     PROTOCOL,
     CancelRequest,
     EmbedTexts,
+    ReplicaBeat,
     ReplicaFacts,
+    ReplicaPieces,
     ResumedOutputs,
     SubmitRequest,
     pack,
@@ -258,15 +261,25 @@ def test_messages_that_make_no_sense(data: bytes) -> None:
                 read(Frame(b"", wrong))
 
 
-def test_a_replica_serves_one_front_and_refuses_nonsense(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def one_replica(folder: Path) -> Iterator[tuple[AsyncLLM, Replica, str]]:
+    """A replica of the bundled model in this process, and where it is."""
     llm = AsyncLLM("story", settings=load_settings({"threads": 1, "cache_mib": 2, "max_model_len": 64}))
-    address = f"ipc://{tmp_path}/replica"
-    said: list[str] = []
-    replica = Replica(llm, listen(address, limits=LIMITS), report=said.append)
-    over = threading.Event()
+    address, over = f"ipc://{folder}/replica", threading.Event()
+    replica = Replica(llm, listen(address, limits=LIMITS))
     thread = threading.Thread(target=replica.serve, args=(over.is_set,))
     thread.start()
     try:
+        yield llm, replica, address
+    finally:
+        over.set()
+        thread.join()
+        replica.close()
+        llm.close()
+
+
+def test_a_replica_serves_one_front_and_refuses_nonsense(tmp_path: Path) -> None:
+    with one_replica(tmp_path) as (llm, replica, address):
         dialled = Handshake(PROTOCOL, replica.facts.model).dial(lambda: connect(address, limits=LIMITS), timeout=10)
         first = read_from_replica(dialled.link.recv(10))
         assert isinstance(first, ReplicaFacts)
@@ -302,11 +315,24 @@ def test_a_replica_serves_one_front_and_refuses_nonsense(tmp_path: Path) -> None
         until(lambda: llm.stats().running == 0)
         again = Handshake(PROTOCOL).dial(lambda: connect(address, limits=LIMITS), timeout=10)
         again.link.close()
-    finally:
-        over.set()
-        thread.join()
-        replica.close()
-        llm.close()
+
+
+def test_whoever_has_the_last_token_finds_it_counted(tmp_path: Path) -> None:
+    """Between two heartbeats, too: what a server counts when it stops is all that it gave out."""
+    with one_replica(tmp_path) as (_, _, address):
+        dialled = Handshake(PROTOCOL).dial(lambda: connect(address, limits=LIMITS), timeout=10)
+        params = {"max_tokens": 3, "seed": 1, "ignore_eos": True}
+        for number in range(1, 4):
+            pack(dialled.link, SubmitRequest(number, b"\1\0\0\0", params, None, None, None))
+            counted, ended = 0, False
+            while not ended:
+                message = read_from_replica(dialled.link.recv(10))
+                if isinstance(message, ReplicaBeat):
+                    counted = message.stats.generated_tokens
+                elif isinstance(message, ReplicaPieces):
+                    ended = message.deltas[-1].finished
+            assert counted == 3 * number
+        dialled.link.close()
 
 
 def test_a_replica_whose_engine_ends_breaks_off_and_says_nothing_of_requests(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import msgspec
 
 from cutset.batches.folder_lock import FolderLock
 from cutset.errors import ConfigError
-from cutset.files import appearing
+from cutset.files import appearing, name_full_disk
 from cutset.reading import MALFORMED
 
 __all__ = ["Record", "ShardFolder", "StoredRecord", "sync_folder"]
@@ -86,17 +86,20 @@ class ShardFolder:
 
     def require(self, facts: Mapping[str, Any]) -> None:
         """Notes what results depend on, or holds it against what was noted. Raises ConfigError where it differs."""
-        for name, value in facts.items():
-            if name not in self.manifest:
-                continue
-            if (was := self.manifest[name]) != value:
-                raise ConfigError(
-                    f"the run in {self.path} has {name} {_shown(was)}, not {_shown(value)}: give the same as before, "
-                    "or remove that directory to begin anew"
-                )
+        if differs := self.difference(facts):
+            raise ConfigError(
+                f"the run in {self.path} has {differs}: give the same as before, or remove that directory to begin anew"
+            )
         if not facts.keys() <= self.manifest.keys():
             self.manifest |= facts
             self._write_manifest()
+
+    def difference(self, facts: Mapping[str, Any]) -> str:
+        """What was noted otherwise, as `weights A, not B`; "" for nothing."""
+        for name, value in facts.items():
+            if (was := self.manifest.get(name, value)) != value:
+                return f"{name} {_shown(was)}, not {_shown(value)}"
+        return ""
 
     def commit(self, records: Sequence[Record]) -> list[StoredRecord]:
         """Writes results as one shard, which is on disk when this returns. Raises OSError, and has written nothing."""
@@ -152,11 +155,17 @@ class ShardFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)
-        except BaseException:
+        except BaseException as error:
+            name_full_disk(error, path)
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
         sync_folder(target.parent)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing has been committed, now or by an earlier run."""
+        return not any(map(SHARD.fullmatch, self._names()))
 
     def remove(self) -> None:
         """The run is finished and its output written: nothing is left of the directory, at once or after a crash."""

@@ -6,10 +6,11 @@ For both objectives the chosen plan, even shares, every machine alone and a few 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -35,7 +36,17 @@ from cutset.models.text.tokenizer import Tokenizer
 from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.partition.problem import Objective
 
-__all__ = ["CHOSEN", "CLUSTERS", "EmulatedCluster", "run_plans_of_stages"]
+__all__ = [
+    "CHOSEN",
+    "CLUSTERS",
+    "CONTEXT",
+    "MODEL",
+    "OBJECTIVES",
+    "PROMPT",
+    "EmulatedCluster",
+    "PlanTrial",
+    "run_plans_of_stages",
+]
 
 CHOSEN, ALONE = "the plan ÷ the best that was run", "the plan ÷ the best machine alone"
 RATE, TOKEN = "tokens a second", "time of a token"
@@ -90,12 +101,12 @@ def run_plans_of_stages(
         for cluster in clusters:
             with LocalStages(len(cluster.speeds), path, threads=1, speeds=cluster.speeds) as stages:
                 for objective in OBJECTIVES:
-                    rows += _Trial(source, stages, cluster, objective, tokens, log).rows(rounds)
+                    rows += PlanTrial(source, stages, cluster, objective, tokens, log).rows(rounds)
     return rows
 
 
-class _Trial:
-    """One cluster and one objective."""
+class PlanTrial:
+    """One cluster and one objective. `paces`: what lies between the parties, if it isn't the cluster's own line."""
 
     def __init__(
         self,
@@ -105,25 +116,27 @@ class _Trial:
         objective: Objective,
         tokens: int,
         log: Callable[[str], None],
+        paces: Mapping[tuple[str, str], Hop] | None = None,
     ) -> None:
         self.source, self.cluster, self.objective, self.tokens, self._log = source, cluster, objective, tokens, log
         self.workload = f"{cluster.name}, {objective}"
-        paces = connections([COORDINATOR, *stages.names], cluster.hops)
+        paces = paces or connections([COORDINATOR, *stages.names], cluster.hops)
         self.workers = StageWorkers(stages.addresses, starting=60.0, paces=paces)
         self.sequences = cluster.sequences if objective == "throughput" else 1
         self.divider = _Told(self.workers, StageLoad(objective, CONTEXT, cluster.sequences), 1)
         self._tokenizer = Tokenizer.load(source.path)
 
     def rows(self, rounds: int) -> Iterator[Row]:
+        """Of all plans: predicted and measured, and the chosen one against the others."""
         choices = self._choices()
         found = self._candidates(choices)
         for name, one in found.items():
-            self._log(f"plan: {self.workload}: {name}: {choices.plan_text(one)}: {self._said(one):,.2f} {self._unit}")
+            self._log(f"plan: {self.workload}: {name}: {choices.plan_text(one)}: {self.said(one):,.2f} {self.unit}")
         measured = medians(take_turns(self.workload, [self._turn(*each) for each in found.items()], rounds, self._log))
         yield from measured
         figures = {row.system: row.value for row in measured}
         yield from (
-            Row(self.workload, name, f"{self._metric}, predicted", self._said(one), self._unit)
+            Row(self.workload, name, f"{self.metric}, predicted", self.said(one), self.unit)
             for name, one in found.items()
         )
         chosen = figures["cutset optimal"]
@@ -133,14 +146,17 @@ class _Trial:
             yield Row(self.workload, "cutset optimal", metric, ratio, "x")
 
     @property
-    def _metric(self) -> str:
+    def metric(self) -> str:
+        """What is measured."""
         return RATE if self.objective == "throughput" else TOKEN
 
     @property
-    def _unit(self) -> str:
+    def unit(self) -> str:
+        """Of what is measured."""
         return "tok/s" if self.objective == "throughput" else "ms"
 
-    def _said(self, one: Division) -> float:
+    def said(self, one: Division) -> float:
+        """What is predicted of a division."""
         return one.rate if self.objective == "throughput" else one.token * 1e3
 
     def _pipeline(self) -> ClusterPipeline:
@@ -173,17 +189,56 @@ class _Trial:
 
     def _turn(self, name: str, division: Division) -> Callable[[int], Iterator[Row]]:
         def turn(number: int) -> Iterator[Row]:
-            value = self._run(division)
-            yield Row(self.workload, name, self._metric, value, self._unit)
+            value = self.measure(division)
+            yield Row(self.workload, name, self.metric, value, self.unit)
 
         return turn
 
-    def _run(self, division: Division) -> float:
+    def measure(self, division: Division) -> float:
         """Tokens a second of all sequences, or milliseconds of a token of one."""
+        with self._engine(division) as engine:
+            for number in range(self.sequences):
+                self._ask(engine, number, self.tokens)
+            return self._decoded(engine)
+
+    def serve(self, division: Division, arrivals: Sequence[float], answer: int) -> list[float]:
+        """Seconds from each request to its last token, for requests that come at these seconds and get so many tokens
+        each."""
+        whole, asked = [0.0] * len(arrivals), 0
+        with self._engine(division) as engine:
+            self._ask(engine, len(arrivals), 2)  # which finds everything cold
+            while engine.has_work:
+                engine.step()
+            begun = time.perf_counter()
+            while asked < len(arrivals) or engine.has_work:
+                now = time.perf_counter() - begun
+                while asked < len(arrivals) and arrivals[asked] <= now:
+                    self._ask(engine, asked, answer)
+                    asked += 1
+                if not engine.has_work:
+                    time.sleep(max(0.0, arrivals[asked] - now))
+                    continue
+                for delta in engine.step():
+                    if delta.error is not None:
+                        raise delta.error
+                    if delta.finished:
+                        number = int(delta.request_id)
+                        whole[number] = time.perf_counter() - begun - arrivals[number]
+        return whole
+
+    def _ask(self, engine: Engine, number: int, tokens: int) -> None:
+        ids = np.random.default_rng(number).integers(3, MODEL.vocab, PROMPT).astype(np.int32)
+        engine.add(str(number), ids, SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True))
+
+    @contextlib.contextmanager
+    def _engine(self, division: Division) -> Iterator[Engine]:
+        """An engine over stages that are divided so."""
+        if PROMPT + self.tokens > CONTEXT:
+            raise EngineError(f"{PROMPT + self.tokens} tokens are more than the context of {CONTEXT}")
         self.divider.told = replace(division, depth=division.depth if self.sequences > 1 else 1)
         pipeline = self._pipeline()
         try:
-            engine = Engine(
+            yield Engine(
                 pipeline,
                 self._tokenizer,
                 blocks=self.cluster.sequences * CONTEXT // BLOCK,
@@ -193,14 +248,6 @@ class _Trial:
                 max_model_len=CONTEXT,
                 prefix_caching=False,
             )
-            length = PROMPT + self.tokens
-            if length > CONTEXT:
-                raise EngineError(f"{length} tokens are more than the context of {CONTEXT}")
-            random_ids = np.random.default_rng(0)
-            for number in range(self.sequences):
-                ids = random_ids.integers(3, MODEL.vocab, PROMPT).astype(np.int32)
-                engine.add(str(number), ids, SamplingParams(temperature=0, max_tokens=self.tokens, ignore_eos=True))
-            return self._decoded(engine)
         finally:
             pipeline.close()
             self.divider.told = None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.video.sources import Picture, Source, VideoCodec, open_source
+from cutset.video.sources.packets import size_text
 
 __all__ = ["Video", "find_videos", "generated"]
 
@@ -21,15 +21,22 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """`name` is for the rows, `text` what `open_source` takes; `size` is rows and columns."""
+    """`name` is for the rows, `text` what `open_source` takes; `size` is rows and columns, to which pictures are
+    `scaled` if it isn't their own: such pictures aren't forwarded as packets."""
 
     name: str
     text: str
     size: tuple[int, int]
+    scaled: bool = False
+
+    def of_size(self, size: tuple[int, int]) -> Video:
+        """The same with pictures of this size."""
+        return replace(self, name=f"{self.name.rpartition(' ')[0]} {size_text(size)}", size=size, scaled=True)
 
     @contextmanager
     def open(self, limit: int | None = None, size: tuple[int, int] | None = None) -> Iterator[Source]:
         """The source, from its first picture; `size`: rows and columns that pictures are scaled to."""
+        size = size or (self.size if self.scaled else None)
         with open_source(self.text, limit=limit, size=size) as source:
             yield source
 
@@ -68,14 +75,10 @@ def find_videos(folder: Path, size: tuple[int, int] | None = None) -> list[Video
     found = []
     for file in files:
         with open_source(str(file)) as source:
-            found.append(Video(f"{file.stem} {_by(source.size)}", str(file), source.size))
+            found.append(Video(f"{file.stem} {size_text(source.size)}", str(file), source.size))
     return found or [generated(size or (432, 768))]
 
 
 def generated(size: tuple[int, int]) -> Video:
     """Shapes before a background of which a fifth of the pixels flickers, as in the videos of a fixed camera."""
-    return Video(f"generated {_by(size)}", f"generated:{_by(size)},seed=1,noise=0.19", size)
-
-
-def _by(size: tuple[Any, Any]) -> str:
-    return f"{size[0]}x{size[1]}"
+    return Video(f"generated {size_text(size)}", f"generated:{size_text(size)},seed=1,noise=0.19", size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.answer import speculated, warn_of
+from cutset.cli.batch_cluster import NOT_SETTINGS, add_cluster, cluster_from
 from cutset.cli.batch_progress import BatchProgress
 from cutset.cli.interruption import Interrupted, Interruption
 from cutset.cli.options import add_settings, output_path, settings_from
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cutset.batches.input_lines import Survey
     from cutset.batches.line_results import LineResults
     from cutset.batches.shard_folder import ShardFolder
+    from cutset.cluster.launch.ray_pool import PoolOptions
     from cutset.config import Settings
     from cutset.serve.batches.model_order import ModelOrder
     from cutset.serve.service import Service
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["configure", "run"]
 
 ENDING = ".parts"
-OWN = ("ray", "place", "insecure_ray")  # here they are of whole engines, not of stages
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,15 +87,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tool-parser", default="auto", metavar="NAME", help="as `cutset serve` has it (default auto)")
     parser.add_argument("--reasoning-parser", default="auto", metavar="NAME", help="likewise (default auto)")
-    group = parser.add_argument_group("over a cluster", "each actor has an engine of its own; needs the extra ray")
-    group.add_argument(
-        "--ray", metavar="local|auto|ADDRESS", help="a Ray cluster here for this run, the one that is here, or its head"
-    )
-    group.add_argument("--ray-actors", type=int, default=0, metavar="N", help="engines (default: one a node)")
-    group.add_argument(
-        "--insecure-ray", action="store_true", help="accept a cluster without Ray's token authentication"
-    )
-    add_settings(parser, *(name for name in OPTIONS if name not in OWN))
+    add_cluster(parser, "each actor has an engine of its own")
+    add_settings(parser, *(name for name in OPTIONS if name not in NOT_SETTINGS))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -111,12 +105,7 @@ def run(args: argparse.Namespace) -> int:
     from cutset.models.calls.registered import check_names
     from cutset.serve.batches.batch_lines import custom_id
 
-    if args.ray:
-        if not 0 <= args.ray_actors <= 4096:
-            raise ConfigError("--ray-actors must be from 0 to 4096")
-        from cutset.serve.batches.ray_lines import check_ray
-
-        check_ray(args.ray, insecure=args.insecure_ray)
+    cluster, settings = cluster_from(args, settings)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     check_names(args.tool_parser, args.reasoning_parser)
     if os.path.realpath(args.input) == os.path.realpath(args.output):
@@ -134,11 +123,12 @@ def run(args: argparse.Namespace) -> int:
         _log(f"{found.repeated} lines have the custom_id of an earlier line: each gets an error, the first its answer")
     with _folder(args, found) as folder, Interruption() as signals:
         try:
-            return _run(args, order, found, folder, signals)
-        except ConfigError:
-            raise
-        except (CutsetError, OSError, MemoryError, Interrupted):
-            _log(f"what was answered is kept; go on with: {_again(args)}")
+            return _run(args, order, found, folder, signals, cluster)
+        except (CutsetError, OSError, MemoryError, Interrupted) as error:
+            if folder.empty:  # so there is nothing to go on with
+                folder.remove()
+            elif not isinstance(error, ConfigError):
+                _log(f"what was answered is kept; go on with: {_again(args)}")
             raise
 
 
@@ -195,14 +185,25 @@ def _order(args: argparse.Namespace, settings: Settings) -> ModelOrder:
     )
 
 
-def _run(args: argparse.Namespace, order: ModelOrder, found: Survey, folder: ShardFolder, signals: Interruption) -> int:
+def _run(
+    args: argparse.Namespace,
+    order: ModelOrder,
+    found: Survey,
+    folder: ShardFolder,
+    signals: Interruption,
+    cluster: PoolOptions | None,
+) -> int:
     from cutset.batches.line_results import LineResults
 
     results = LineResults(folder, found.lines)
     if results.done:
         _log(f"{results.done} of {found.items} answers are there")
     progress = BatchProgress(found.items, results, _log)
-    whole = (_over_ray if args.ray else _here)(args, order, found, results, progress, signals)
+    if cluster is not None:  # a signal ends it by Interrupted
+        from cutset.serve.batches.ray_lines import RayLines
+
+        RayLines(args.input, found, results, order).run(cluster, progress.begin, progress.changed)
+    whole = cluster is not None or _here(args, order, found, results, progress, signals)
     progress.clear()
     if not whole:
         _log(f"{signals.name}: {results.done} of {found.items} answers are kept; go on with: {_again(args)}")
@@ -211,23 +212,6 @@ def _run(args: argparse.Namespace, order: ModelOrder, found: Survey, folder: Sha
     folder.remove()
     _log(f"{progress.summary('requests')}; {args.output}")
     return 0
-
-
-def _over_ray(
-    args: argparse.Namespace,
-    order: ModelOrder,
-    found: Survey,
-    results: LineResults,
-    progress: BatchProgress,
-    signals: Interruption,
-) -> bool:
-    """Answers what has no answer by actors of a cluster. A signal ends it by Interrupted."""
-    from cutset.serve.batches.ray_lines import RayLines
-
-    RayLines(args.input, found, results, order).run(
-        args.ray, actors=args.ray_actors, changed=progress.changed, insecure=args.insecure_ray
-    )
-    return True
 
 
 def _here(
@@ -239,7 +223,7 @@ def _here(
     signals: Interruption,
 ) -> bool:
     """Answers what has no answer by a model in this process; False where a signal stopped it."""
-    from cutset.serve.batches.model_order import answer_facts
+    from cutset.serve.batches.answer_facts import answer_facts
 
     service = order.open(Progress())
     llm = service.llm

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cutset.cli.progress import Progress
@@ -12,6 +13,7 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from cutset.config import Settings
     from cutset.llm import AsyncLLM
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["adapters_from", "add_replicas", "open_served"]
 
@@ -26,7 +28,8 @@ def add_replicas(parser: argparse.ArgumentParser) -> None:
         "--replicas",
         metavar="N|MIN-MAX|A,B",
         help="several engines, each in a process of its own that gets its share of --threads: a number, a range within "
-        "which it follows the queue, or addresses of `cutset replica`. When one is lost, its answers go on at others",
+        "which it follows the queue, or addresses of `cutset replica`. When one is lost, its answers go on at others. "
+        "With --ray they are placed on the nodes of a cluster, or, with --stages N, the stages of each",
     )
     group.add_argument(
         "--replica-keys",
@@ -55,26 +58,38 @@ def open_served(
     adapters: dict[str, str],
     template: str | None,
     report: Callable[[str], None],
+    audit: AuditLog | None = None,
 ) -> AsyncLLM:
-    """The model that the flags mean. Raises CutsetError."""
+    """The model that the flags mean; refusals of evidence go to the `audit` log. Raises CutsetError."""
+    from cutset.engine.stage_settings import has_stages
     from cutset.llm import AsyncLLM
 
     progress = Progress()
     if args.replicas is None:
         if args.replica_keys is not None:
             raise ConfigError("--replica-keys are of replicas at addresses: name them with --replicas")
-        return AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
+        if settings.ray and not has_stages(settings):
+            raise ConfigError(f"--ray {settings.ray}: say how many it places, with --replicas N or --stages N")
+        return AsyncLLM(
+            model, settings=settings, adapters=adapters, progress=progress, chat_template=template, audit=audit
+        )
     if args.trace is not None:
         raise ConfigError("--trace is of one engine: leave --replicas out")
+    from cutset.cluster.launch.ray_launcher import check_ray
+    from cutset.serve.replicas.ray_replicas import RayReplicas
     from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
     from cutset.serve.replicas.replica_scale import MOST_REPLICAS, ReplicaScale, read_bounds
     from cutset.serve.replicas.replica_set import ReplicaTimes
     from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each, check_replicated
+    from cutset.serve.replicas.staged_replicas import StagedReplicas
 
     check_replicated(settings)
     launcher: ReplicaLauncher
     given = [text.strip() for text in args.replicas.split(",") if text.strip()]
-    if any(text.startswith(SCHEMES) for text in given):
+    there = any(text.startswith(SCHEMES) for text in given)
+    insecure, keys = settings.insecure_ray, None
+    ray = check_ray(settings.ray, settings.place, insecure=insecure, counted=not there, flag="--replicas")
+    if there:
         if adapters:
             raise ConfigError("--lora-modules are of who runs the model: give them to each `cutset replica`")
         if len(given) > MOST_REPLICAS:
@@ -90,10 +105,23 @@ def open_served(
             )
         least, most = read_bounds(args.replicas)
         scale = ReplicaScale(least, most)
-        threads = max(1, settings.thread_count // most)
-        cache = cache_of_each(model, settings, most, progress)
-        launcher = LocalReplicas(model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report)
-    every = isinstance(launcher, LocalReplicas)
+        if ray is not None and settings.key is not None and settings.by_hand("key"):
+            raise ConfigError("--key and --ray don't go together: leave one of them out")
+        if ray is None:
+            threads = max(1, settings.thread_count // most)
+            cache = cache_of_each(model, settings, most, progress)
+            launcher = LocalReplicas(
+                model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report
+            )
+        elif has_stages(settings):
+            launcher = StagedReplicas(model, settings, ray, scale, adapters=adapters, report=report)
+        else:
+            launcher = placed = RayReplicas(
+                model, settings, ray, scale, adapters=adapters, progress=progress, report=report
+            )
+            keys = placed.keys
+            settings = replace(settings, ray="", place=(), insecure_ray=False)
+    every = not there
     times = ReplicaTimes() if every else ReplicaTimes(starting=REACHED)
     try:
         return ReplicatedLLM(
@@ -105,6 +133,7 @@ def open_served(
             chat_template=template,
             all_of_them=every,
             times=times,
+            keys=keys,
             report=report,
         )
     except BaseException:

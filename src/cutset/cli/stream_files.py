@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from cutset.cli.stream_detections import decoder_from, result_decoder
-from cutset.errors import ConfigError, GraphError, RequestError, SourceError
+from cutset.errors import ConfigError, CutsetError, GraphError, RequestError, SourceError
 
 if TYPE_CHECKING:
     from cutset.batches.shard_folder import ShardFolder
@@ -27,11 +27,23 @@ if TYPE_CHECKING:
     from cutset.video.network_model import NetworkModel
     from cutset.video.result import Result
 
-__all__ = ["FilePlayer", "UnusableFile"]
+__all__ = ["FilePlayer", "UnusableFile", "result_facts"]
+
+# Settings that change results, but for files.
+FACTS = (
+    *("size", "features", "seed", "pixels", "bgr", "fit", "limit"),
+    *("threshold", "float16", "levels", "max_error", "delta_compute"),
+)
+FLAGS = ("detector", "only", "min_score", "max_overlap")
 
 
 class UnusableFile(Exception):
-    """A file that can't be played, or not to its end; the others can."""
+    """A file that can't be played, or not to its end. `doubt`: it may be the network that can't play any; else the
+    others can be played."""
+
+    def __init__(self, why: str, doubt: CutsetError | None = None) -> None:
+        super().__init__(why)
+        self.doubt = doubt
 
 
 class FilePlayer:
@@ -43,10 +55,9 @@ class FilePlayer:
         args: argparse.Namespace,
         network: Any,
         settings: StreamSettings,
-        folder: ShardFolder,
         log: Callable[[str], None],
     ) -> None:
-        self._args, self._network, self._settings, self._folder, self._log = args, network, settings, folder, log
+        self._args, self._network, self._settings, self._log = args, network, settings, log
         self._local: LocalWorkers | None = None
         self._known: dict[tuple[int, ...], tuple[NetworkModel, Plan]] = {}
         self._stream: Stream | None = None
@@ -59,12 +70,25 @@ class FilePlayer:
         if (stream := self._stream) is not None:
             stream.stop()
 
-    def play(self, path: Path, output: Path) -> int:
-        """Writes a JSON line for each picture of a file; `output` appears when all are there. How many there are, fewer
-        and nothing written where it was stopped.
+    def play(self, path: Path, output: Path, folder: ShardFolder) -> int:
+        """Writes the lines of a file; `output` appears when all are there. How many there are, fewer and nothing
+        written where it was stopped.
 
         Raises UnusableFile, CutsetError for what concerns other files too, OSError where `output` can't be written.
         """
+        count = 0
+        with contextlib.suppress(Stopped), folder.output(output) as file:
+            with contextlib.closing(self.lines(path)) as lines:
+                for line in lines:
+                    file.write(line)
+                    count += 1
+            if self.stopped:
+                raise Stopped
+        return count
+
+    def lines(self, path: Path) -> Generator[bytes]:
+        """A line of JSON for each picture of a file, with its end; it ends early where it was stopped. Raises
+        UnusableFile, and CutsetError for what concerns other files too."""
         count = 0
         with contextlib.ExitStack() as parts:
             try:
@@ -74,25 +98,17 @@ class FilePlayer:
             except SourceError as error:
                 raise UnusableFile(str(error)) from error
             except (GraphError, RequestError) as error:
-                if not self._known:  # the network itself may be meant
-                    raise
-                raise UnusableFile(str(error)) from error
+                raise UnusableFile(str(error), None if self._known else error) from error
             try:
-                with self._folder.output(output) as file:
-                    for result in self._results(assembly, known):
-                        line = picture_line(result, decoder, features=self._settings.features)
-                        file.write(msgspec.json.encode(line) + b"\n")
-                        count += 1
-                        self.pictures += 1
-                    if self.stopped:
-                        raise Stopped
-                    if not count:
-                        raise SourceError(f"{path} has no picture")
-            except Stopped:
-                return count
+                for result in self._results(assembly, known):
+                    line = picture_line(result, decoder, features=self._settings.features)
+                    count += 1
+                    self.pictures += 1
+                    yield msgspec.json.encode(line) + b"\n"
+                if not count and not self.stopped:
+                    raise SourceError(f"{path} has no picture")
             except SourceError as error:
                 raise UnusableFile(f"after {count} pictures: {error}" if count else str(error)) from error
-        return count
 
     def close(self) -> None:
         """Ends the workers. A second call does nothing."""
@@ -168,6 +184,31 @@ class FilePlayer:
 
 class Stopped(Exception):
     """A signal came: what was written of a file is dropped."""
+
+
+def result_facts(args: argparse.Namespace, settings: StreamSettings) -> dict[str, Any]:
+    """What results depend on, beside the files: the network and all that is read with it, by their digests. Raises
+    CutsetError."""
+    from cutset.video.networks import is_onnx, open_file
+
+    name = str(args.model)
+    if is_onnx(name):
+        facts = {"network": _digested(Path(name), open_file(name).files)}
+    elif args.module is not None:
+        code = Path(name.rpartition(":")[0])
+        facts = {"network": f"{name.rpartition(':')[2]} of {_digested(code, [code])}"}
+    else:
+        facts = {"network": name}
+    given = {"weights": settings.weights, "labels": args.labels, "anchors": args.anchors}
+    facts |= {what: "none" if path is None else _digested(path, [path]) for what, path in given.items()}
+    named = {name: getattr(settings, name) for name in FACTS} | {name: getattr(args, name) for name in FLAGS}
+    return facts | {"settings": msgspec.json.decode(msgspec.json.encode(named, enc_hook=str))}
+
+
+def _digested(path: Path, files: Sequence[Path]) -> str:
+    from cutset.models.files.digests import digest_of_files
+
+    return f"{path.name}, sha256 {digest_of_files(path, files)}"
 
 
 def picture_line(result: Result, decoder: ResultDecoder | None, *, features: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutset.cli.options import add_settings, stream_settings_from
+from cutset.cli.options import add_settings, output_folder, stream_settings_from
 from cutset.cli.output import log, say
 from cutset.cli.progress import Progress
 from cutset.cli.stream_network import add_network, network_from
@@ -33,7 +33,7 @@ DESCRIPTION = (
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_network(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new directory")
+    parser.add_argument("-o", "--output", type=output_folder, required=True, metavar="DIR", help="a new directory")
     parser.add_argument(
         "--calibrate", action="append", required=True, metavar="VIDEO", help="pictures, as --source of `stream run`"
     )

@@ -37,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--key: {error}") from None
     receipt = read_receipt(args.receipt, key)
-    settings = load_settings(replay_settings(receipt) | {"threads": args.threads})
+    load_settings({"threads": args.threads})
+    try:
+        settings = load_settings(replay_settings(receipt) | {"threads": args.threads})
+    except ConfigError as error:  # of a version that has more
+        say(f"can't tell: {error}")
+        return 3
     found = replay(receipt, args.model, settings, args.adapter)
     if found.same is None:
         say("can't tell: " + "; ".join(found.why))
@@ -45,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if found.same:
         say(f"the same {found.tokens} tokens")
         return 0
-    assert found.first is not None
+    if found.first is None:
+        say("the receipt is false: " + "; ".join(found.why))
+        return 1
     say(f"other tokens: answer {found.first[0]} differs from token {found.first[1]} on")
     return 1

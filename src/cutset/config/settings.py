@@ -71,11 +71,15 @@ STAGES = (
     "accepted here: they see hidden states and what is written"
 )
 STAGE_KEYS = "with tcp: the stages' public keys, in their order. Only accepted here"
+STAGE_POLICY = "with tcp: which evidence every stage must show, see `cutset trust policy`. Only accepted here"
 STAGES_LISTEN = (
     "listen at this address for stages that dial in (`cutset stage --join`): all of --stages N, or those that --stages "
     "and --spares name as join://NAME. Only accepted here"
 )
-SPARES = "stages that stand in for those that are gone. Only accepted here"
+SPARES = (
+    "stages that stand in for those that are gone: addresses, or how many, where --stages is a number, too. Only "
+    "accepted here"
+)
 SPARE_KEYS = "with tcp: the spares' public keys, in their order. Only accepted here"
 STAGE_PATIENCE = "wait so long for lost stages, then end what runs"
 DIVIDED = (
@@ -172,10 +176,11 @@ class Settings(Sourced):
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})
+    stage_policy: Path | None = _setting(None, STAGE_POLICY, flag_only=True)
     stages_listen: str = _setting(
         "", STAGES_LISTEN, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )
-    spares: Sequence[str] = _setting((), SPARES, NAMES)
+    spares: int | Sequence[str] = _setting((), SPARES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     spare_keys: Sequence[Path] = _setting((), SPARE_KEYS, NAMES | {"type": Path})
     patience: float = _setting(20.0, STAGE_PATIENCE, SECONDS)
     ray: str = _setting("", RAY, RAY_FORM)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from cutset.engine.schema_bounds import check_lark, check_regex, check_schema, check_size
+from cutset.engine.schema_forms import check_forms
 from cutset.errors import RequestError
 
 __all__ = ["GAPS", "Grammar"]
@@ -54,6 +55,7 @@ class Grammar:
             raise RequestError(f"{asked}: the schema is false: no text is like that")
         text = "{}" if schema is True else text  # its compiler wants objects
         check_schema(f"{asked}: the schema", schema)
+        check_forms(f"{asked}: the schema", schema)
         if isinstance(schema, Mapping) and "x-guidance" in schema:
             raise RequestError(f"{asked}: the schema's keyword `x-guidance` isn't supported: leave it out")
         if gaps is not None:

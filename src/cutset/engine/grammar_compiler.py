@@ -35,19 +35,27 @@ LIMITS = {
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
 }
-# What the library says, and what we do, by the keyword that is at fault.
+# What the library says of a schema, and what we do, by the keyword that is at fault.
 TOLD = (
-    (r"NoExtension", "can't be kept: no text is like that"),
+    (r"NoExtension", "can't be kept: no text is like that; where `$ref` leads back, there must be a way out"),
     (r"Unsatisfiable schema: (.*)", "can't be kept: no text is like that ({0})"),
     (r"oneOf constraints are not", "the schema's keyword `oneOf` isn't supported where two of its parts may both hold"),
     (r"Unknown format: (.*)", "the schema's keyword `format` isn't supported with {0!r}"),
     (r"Resource '(.*?)' is not present", "the schema's keyword `$ref` isn't supported to {0!r}, outside of it"),
+    (r"Pointer '(.*)' does not exist", "the schema's keyword `$ref` can't be {0!r}: there is no such part"),
     (
         r"patternProperty regexes (.*) are not",
         "the schema's keyword `patternProperties` isn't supported with {0}, which overlap",
     ),
-    (r"(.*) for '(\w+)', got (.*)", "the schema's keyword `{1}` can't be {2}: give a whole number"),
+    (r"(?s)regex parse error:.*\berror: (.*)", "the schema's keyword `pattern` or `patternProperties`: {0}"),
+    (r"Invalid type: (.*)", "the schema's keyword `type` can't be {0!r}"),
+    (r"invalid multiple of", "the schema's keyword `multipleOf` must be more than 0"),
+    (r"schema too large", "the schema is too large once its `allOf`, `anyOf` and `$ref` are written out: simplify it"),
+    (r"Expected (.*) for '(.+?)'(?: item)?, got (.*)", "the schema's keyword `{1}` can't be {2}: give {0}"),
 )
+NO_TEXT = ((r"NoExtension", "can't be kept: no text is like that"),)  # of other grammars
+KINDS = {"positive integer": "a whole number", "f64": "a number", "string": "a text", "array": "a list"}
+GBNF = re.compile(r"^\s*[\w-]+\s*::=", re.MULTILINE)  # a rule of llama.cpp's grammars
 UNSUPPORTED = re.compile(r"Unimplemented keys: (\[.*?\])")
 
 
@@ -172,11 +180,14 @@ class GrammarCompiler:
             return found
         library, tokenizer = self._open(grammar.asked)
         matcher, wrong = self._matcher(library, tokenizer, grammar, short=True)
-        if wrong and grammar.kind == "json":  # parts that meet elsewhere may need longer numbers
+        # Parts that meet elsewhere may need longer numbers; what is too large is no smaller then.
+        if wrong and grammar.kind == "json" and "too large" not in wrong:
             matcher, longer = self._matcher(library, tokenizer, grammar, short=False)
             wrong = longer and wrong
         if wrong:
-            raise RequestError(f"{grammar.asked}: {_told(wrong)}")
+            raise RequestError(
+                f"{grammar.asked}: {_told(wrong, of_schema=grammar.kind == 'json' or '%json' in grammar.text)}"
+            )
         compiled = CompiledGrammar(matcher)
         with self._lock:
             self._kept.add(grammar, compiled)
@@ -233,7 +244,8 @@ def _source(library: Any, grammar: Grammar, *, short: bool) -> str:
     if grammar.kind == "regex":
         return str(library.LLMatcher.grammar_from_regex(grammar.text))
     if grammar.kind == "lark":
-        return str(library.grammar_from("grammar", grammar.text))
+        form = "gbnf" if GBNF.search(grammar.text) else "lark"
+        return str(library.grammar_from(form, grammar.text))
     options: dict[str, Any] = {"lenient": False, "whitespace_flexible": grammar.gaps is not None}
     if grammar.gaps is not None:
         options["whitespace_pattern"] = grammar.gaps
@@ -241,15 +253,15 @@ def _source(library: Any, grammar: Grammar, *, short: bool) -> str:
     return str(library.LLMatcher.grammar_from_json_schema(text, overrides=options))
 
 
-def _told(wrong: str) -> str:
+def _told(wrong: str, *, of_schema: bool) -> str:
     """An error of the library in a line."""
     found = UNSUPPORTED.search(wrong)
     if found is not None:
         keys = ", ".join(f"`{printable(str(one), lines=False)[:60]}`" for one in json.loads(found[1]))
         return f"the schema's keyword {keys} isn't supported: leave it out"
-    for pattern, told in TOLD:
+    for pattern, told in TOLD if of_schema else NO_TEXT:
         if found := re.match(pattern, wrong):
-            return told.format(*(printable(one, lines=False)[:100] for one in found.groups()))
+            return told.format(*(printable(KINDS.get(one, one), lines=False)[:100] for one in found.groups()))
     lines = [line.strip() for line in printable(wrong).split("\n") if line.strip()]
     shown = "; ".join(lines[:6])
     return f"can't be kept: {shown if len(shown) <= 300 else shown[:297] + '...'}"

@@ -21,9 +21,10 @@ from cutset.engine.stage_divider import StageDivider
 from cutset.engine.stage_graph import StageLimits
 from cutset.engine.stage_item import StageSetup
 from cutset.engine.stage_planner import StageLoad
-from cutset.engine.stage_settings import StageWorkers, ray_options, stage_addresses, stage_count
+from cutset.engine.stage_settings import StageWorkers, ray_options, spare_count, stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
+from cutset.link.peer import Binding
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.backend import BackendChoice, draft_states, kept_states
@@ -53,9 +54,10 @@ class LinkedStages:
         log: Callable[[str], None] = lambda line: None,
         fresh: bool = False,
         hop: Hop | None = None,
+        verify: Callable[[bytes, Binding], bool] | None = None,
     ) -> None:
         """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
-        every two parties. Raises CutsetError."""
+        every two parties; `verify`: says whether a stage's evidence is enough, see Handshake. Raises CutsetError."""
         self._settings, self._choice, self._context, spec = settings, choice, context, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -78,19 +80,23 @@ class LinkedStages:
             keys = load_keys(settings.key) if settings.key is not None else None
             launcher: Launcher
             if ray is not None:
-                placed = ray_stages(ray, count, source, settings, choice, log)
+                placed = ray_stages(ray, count, source, settings, choice, log, spare_count(settings))
                 parts.callback(placed.close)
-                launcher, named, keys = placed, placed.addresses, placed.keys
+                launcher, started, keys = placed, placed.addresses, placed.keys
             elif local:
                 threads = max(1, settings.thread_count // count)
                 prefixes = None
                 if settings.prefix_cache is not None:
                     prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
-                self.local = LocalStages(count, source.path, threads=threads, prefixes=prefixes)
+                self.local = LocalStages(count + spare_count(settings), source.path, threads=threads, prefixes=prefixes)
                 parts.callback(self.local.close)
-                launcher, named = self.local, self.local.addresses
+                launcher, started = self.local, self.local.addresses
             else:
                 launcher = GivenAddresses(named)
+            if local:
+                names = list(launcher.names)
+                named = {name: started[name] for name in names[:count]}
+                spares = {name: started[name] for name in names[count:]}
             parts.callback(Supervisor(launcher, log).close)
             starting = LOCAL_STARTING if local else STARTING
             rendezvous = open_rendezvous(settings.stages_listen, {**named, **spares}, keys, log)
@@ -107,6 +113,7 @@ class LinkedStages:
                 rendezvous=rendezvous,
                 joining=max(JOINING, settings.patience),
                 launcher=launcher,
+                verify=verify,
             )
             divider = None
             if self._measured(source):

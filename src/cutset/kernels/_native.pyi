@@ -801,18 +801,31 @@ class HopEnd:
     @property
     def ended(self) -> float: ...
     @property
+    def sent_on(self) -> float:
+        """when what it made was put into a ring; 0 where it wasn't"""
+
+    @property
     def reason(self) -> str:
         """why it failed"""
 
-def run_step(step: Step, linears: Linears, hidden: _Bytes | None = None) -> HopEnd:
-    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it."""
+def run_step(
+    step: Step,
+    linears: Linears,
+    hidden: _Bytes | None = None,
+    *,
+    to: CapsuleType | None = None,
+    front: bytes | None = None,
+    clock: int = 0,
+) -> HopEnd:
+    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it. What it makes goes into
+    the ring whose sender's end `to` is, if that can be done at once."""
 
 def frame_of(step: Step, front: bytes, clock: int) -> bytes:
     """The bytes of a frame with what a step made behind `front`, sent now."""
 
 def send_hidden(step: Step, end: CapsuleType, front: bytes, clock: int) -> float:
-    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the
-    sender's."""
+    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room, or another thread
+    sends. `end` is the sender's."""
 
 class StepHop:
     """Runs prepared steps with the hidden states that a ring brings. Clients are the poller's tokens."""
@@ -833,5 +846,8 @@ class StepHop:
         clock: int,
         sleep: float,
         awake: float,
+        late: float = 0.0,
+        to: CapsuleType | None = None,
     ) -> HopEnd:
-        """Waits asleep and then awake for the frame that begins so, and runs the step with it."""
+        """Waits asleep, then awake, and then asleep again for the frame that begins so, and runs the step with it. What
+        it makes goes into the ring whose sender's end `to` is, behind the same front, if that can be done at once."""

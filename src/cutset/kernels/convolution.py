@@ -21,7 +21,7 @@ from cutset.kernels.reference_field import Residues
 __all__ = ["ConvolutionI8", "ConvolutionShape", "convolve"]
 
 PIECE = 1 << 22  # elements of windows that are in memory at a time
-MOST = 1 << 31  # elements of a map
+MOST = 1 << 31  # elements of a map, with the zeros around it
 
 # multiply(group, windows (n, terms), out) gives a group's products (n, its outputs), in `out` where that is there.
 MultiplyWindows = Callable[[int, NDArray[Any], NDArray[Any] | None], NDArray[Any]]
@@ -51,7 +51,9 @@ class ConvolutionShape:
             raise ValueError(f"{self.channels} channels and {self.outputs} outputs make no {self.groups} groups")
         if min(self.made) < 1:
             raise ValueError("a convolution's window is larger than its map")
-        if max(self.depth, self.positions * self.outputs, self.terms * self.outputs) >= MOST:
+        top, left, bottom, right = self.padding
+        padded = (self.rows + top + bottom) * (self.columns + left + right) * self.channels
+        if max(padded, self.positions * self.outputs, self.terms * self.outputs) >= MOST:
             raise ValueError("a convolution is larger than any picture's")
 
     @property

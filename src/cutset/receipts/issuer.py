@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 from cutset.engine.outputs import Delta
 from cutset.engine.params import SamplingParams
 from cutset.engine.prefix_context import code_digest, libraries
-from cutset.errors import IntegrityError, ModelError, RequestError
+from cutset.errors import IntegrityError, RequestError
 from cutset.loaded_model import LoadedModel
-from cutset.models.files.digests import digest_of_files, observe
-from cutset.models.text.tokenizer_files import tokenizer_files
 from cutset.trust.canonical import encode
 from cutset.trust.merkle import SALT_BYTES, SaltedTree
 from cutset.trust.receipt import AnswerTree, sign_receipt
@@ -29,7 +27,7 @@ from cutset.version import ARITHMETIC, software
 if TYPE_CHECKING:
     from cutset.offload.client.offload import Offload
 
-__all__ = ["DETAILS", "OpenReceipt", "ReceiptIssuer", "model_digests", "run_facts"]
+__all__ = ["DETAILS", "OpenReceipt", "ReceiptIssuer", "run_facts"]
 
 # Parameters with texts or ids of whoever asks: they are salted, like the tokens.
 DETAILS = ("stop", "stop_token_ids", "structured_outputs", "logit_bias", "allowed_token_ids", "bad_words")
@@ -45,7 +43,7 @@ class ReceiptIssuer:
 
     def __init__(self, llm: LoadedModel, signer: Signer) -> None:
         self.llm, self.signer = llm, signer
-        files, tokenizer = model_digests(llm)
+        files, tokenizer = llm.digests()
         template = llm.template_source
         self.model: dict[str, Any] = {
             "name": llm.name[:1000],
@@ -204,19 +202,6 @@ class OffloadWork:
             "failures": max(self.failures - before.failures, int(failed)),
             "pads": pads,
         }
-
-
-def model_digests(llm: LoadedModel) -> tuple[bytes, bytes]:
-    """SHA-256 over the files of a model, and over those of its tokenizer; docs/receipts.md says how. Raises
-    ModelError."""
-    named = tokenizer_files(llm.directory)
-    # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
-    always = bool(llm.mode) or llm.settings.verify == "always"
-    files = digest_of_files(llm.directory, llm.model_files, always=always)
-    tokenizer = digest_of_files(llm.directory / "tokenizer", named, always=always) if named else files
-    if observe([*llm.model_files, *named]).files != llm.observed.files:
-        raise ModelError(f"files of {llm.directory} were changed since the model was loaded: load it again")
-    return bytes.fromhex(files), bytes.fromhex(tokenizer)
 
 
 def run_facts(llm: LoadedModel) -> dict[str, Any]:

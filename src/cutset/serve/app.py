@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
-import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cutset.errors import CutsetError
 from cutset.serve.api_errors import ApiError, as_api_error, server_failed
 from cutset.serve.auth import Auth, Guard, refuse
+from cutset.serve.batches.answer_facts import answer_facts
 from cutset.serve.batches.batch_api import BatchApi
 from cutset.serve.embeddings import Embeddings, OllamaEmbed, OllamaEmbeddings
 from cutset.serve.endpoints import ChatCompletions, Completions
@@ -32,6 +32,7 @@ from cutset.serve.ollama_models import ollama_pages
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import Ticker
 from cutset.serve.records import Recorded, Sink
+from cutset.serve.replies import json_reply
 from cutset.serve.request_limits import CLOSE
 from cutset.serve.responses.response_endpoints import RESPONSES, Responses, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
@@ -57,7 +58,8 @@ def build_app(
     pages, stored = Pages(service), ResponseStore()
     apps = model_applications(service, stored)
     batches = batches or BatchApi(None)
-    batches.answer_by(apps, service.check_open, at_once=2 * service.llm.settings.max_num_seqs)
+    at_once = 2 * service.llm.settings.max_num_seqs
+    batches.answer_by(apps, service.check_open, at_once=at_once, facts=lambda: answer_facts(service))
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -121,7 +123,7 @@ def build_dashboard(hub: Hub, auth: Auth, metrics: Callable[[], bytes] | None = 
     """The dashboard alone, for events that somebody else publishes; with `/metrics`, if there are any."""
 
     async def health(request: Request) -> Response:
-        return _json({"status": "ok"})
+        return json_reply({"status": "ok"})
 
     async def numbers(request: Request) -> Response:
         return Response(metrics() if metrics is not None else b"", media_type=CONTENT_TYPE_LATEST)
@@ -189,27 +191,25 @@ class Pages:
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
         cards = [model_card(facts, self.service) for facts in self.service.served()]
-        return _json({"object": "list", "data": cards})
+        return json_reply({"object": "list", "data": cards})
 
     async def model(self, request: Request) -> Response:
         """`GET /v1/models/{name}`. Raises ApiError 404 for a name that is not served."""
         name = self.service.check_model(request.path_params["name"])
-        return _json(next(model_card(facts, self.service) for facts in self.service.served() if facts.name == name))
+        return json_reply(
+            next(model_card(facts, self.service) for facts in self.service.served() if facts.name == name)
+        )
 
     async def health(self, request: Request) -> Response:
         """200 while requests can be answered, 503 when the server is being stopped, its engine has ended, an
         accelerator gave a wrong product, or no plan of stages stands."""
         self.service.check_open()
         self.service.readiness.check_health()
-        return _json({"status": "ok"})
+        return json_reply({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
         """For Prometheus."""
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
-
-
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 def _known(request: Request, error: Exception) -> ApiError:

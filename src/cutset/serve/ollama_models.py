@@ -15,7 +15,7 @@ from cutset.models.calls.registered import reasoning_of
 from cutset.serve.api_errors import ApiError
 from cutset.serve.model_facts import Catalogue, ModelFacts
 from cutset.serve.plain_requests import parse_plain
-from cutset.serve.replies import send_json
+from cutset.serve.replies import json_reply, send_json
 from cutset.serve.request_limits import RequestLimits, read_body
 from cutset.version import software
 
@@ -37,10 +37,10 @@ def ollama_pages(catalogue: Catalogue, limits: RequestLimits) -> list[BaseRoute]
     """The routes of what is answered without a model being run."""
 
     async def version(request: Request) -> Response:
-        return _json({"version": SPOKEN, "server": software()})
+        return json_reply({"version": SPOKEN, "server": software()})
 
     async def tags(request: Request) -> Response:
-        return _json({"models": [_entry(one) for one in catalogue.served()]})
+        return json_reply({"models": [_entry(one) for one in catalogue.served()]})
 
     async def running(request: Request) -> Response:
         loaded, until = catalogue.loaded(), (datetime.now(UTC) + STAYS).isoformat()
@@ -48,7 +48,7 @@ def ollama_pages(catalogue: Catalogue, limits: RequestLimits) -> list[BaseRoute]
         found = [
             _entry(one) | more | {"context_length": one.context} for one in catalogue.served() if one.name in loaded
         ]
-        return _json({"models": found})
+        return json_reply({"models": found})
 
     async def show(scope: Scope, receive: Receive, send: Send) -> None:
         body = await read_body(scope, receive, send, limits)
@@ -133,7 +133,3 @@ def _shown(facts: ModelFacts) -> dict[str, Any]:
         },
         "capabilities": able,
     }
-
-
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

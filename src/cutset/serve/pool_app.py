@@ -7,7 +7,6 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 
-import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,6 +26,7 @@ from cutset.serve.ollama_models import ollama_pages
 from cutset.serve.pages import dashboard_routes
 from cutset.serve.readings import SECONDS, Ticker, model_event
 from cutset.serve.records import Sink
+from cutset.serve.replies import json_reply
 from cutset.serve.responses.response_endpoints import RESPONSES, stored_routes
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
@@ -65,14 +65,14 @@ def build_pool_app(
     batches.answer_by(apps, pool.check_open, at_once=pool.limits.queue // 4 or 1)
 
     async def models(request: Request) -> Response:
-        return _json({"object": "list", "data": [model_card(facts, pool) for facts in pool.served()]})
+        return json_reply({"object": "list", "data": [model_card(facts, pool) for facts in pool.served()]})
 
     async def model(request: Request) -> Response:
-        return _json(model_card(pool.named(request.path_params["name"]).facts, pool))
+        return json_reply(model_card(pool.named(request.path_params["name"]).facts, pool))
 
     async def health(request: Request) -> Response:
         pool.check_open()
-        return _json({"status": "ok"})
+        return json_reply({"status": "ok"})
 
     async def metrics(request: Request) -> Response:
         texts = {name: one.applications.metrics() for name, one in pool.models.items() if one.applications is not None}
@@ -149,7 +149,3 @@ async def _tick(pool: ModelPool) -> None:
         shown = current
         del current
         await asyncio.sleep(SECONDS)
-
-
-def _json(content: object) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from starlette.responses import Response
 from starlette.types import Message, Receive, Send
 
-__all__ = ["replayed", "send_json", "until_gone"]
+__all__ = ["json_reply", "replayed", "send_json", "until_gone"]
+
+
+def json_reply(content: Any) -> Response:
+    """An answer of a page of Starlette's."""
+    return Response(msgspec.json.encode(content), media_type="application/json")
 
 
 async def send_json(

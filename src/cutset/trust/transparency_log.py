@@ -116,24 +116,20 @@ class TransparencyLog:
 
     def append(self, entries: list[bytes], key: SigningKey) -> tuple[list[int], LogHead]:
         """Adds entries of 32 bytes; one that is there isn't added again. Their places, and the new head. Raises
-        ConfigError where the log isn't any more what its last head says."""
+        ConfigError where the log isn't any more what its last head says, or can't be written: then it is as it was."""
         with self._opened(os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX) as descriptor:
             if not os.fstat(descriptor).st_size:
-                _write(descriptor, MAGIC + os.urandom(16))
+                self._begin(descriptor, key)
             name, known = self._read(descriptor)
             self._check(name, known, key)
             places = {entry: index for index, entry in enumerate(known)}
             added = [entry for entry in dict.fromkeys(entries) if entry not in places]
             if len(known) + len(added) > MOST_ENTRIES:
                 raise ConfigError(f"{self.path} is full: it has {len(known)} entries; begin another log")
-            os.lseek(descriptor, 0, os.SEEK_END)
-            _write(descriptor, b"".join(added))
-            os.fsync(descriptor)
+            _extend(descriptor, ENTRY * (1 + len(known)), b"".join(added))
             known += added
             places |= {entry: len(known) - len(added) + at for at, entry in enumerate(added)}
-            root = log_root([hash_entry(entry) for entry in known])
-            head = LogHead(name, len(known), root, time.time_ns() // 1_000_000, key.public).signed(key)
-            write_atomically(self.head_path, head.encoded())
+            head = self._sign(name, known, key)
         return [places[entry] for entry in entries], head
 
     def prove(self, entry: bytes, key: bytes, since: LogHead | None = None) -> bytes:
@@ -162,6 +158,20 @@ class TransparencyLog:
         }
         return encode(proof)
 
+    def _begin(self, descriptor: int, key: SigningKey) -> None:
+        """A log without entries. Its head comes before the first: whoever finds entries and none can't trust them."""
+        if self.head_path.exists():
+            raise ConfigError(f"{self.path} is empty, and {self.head_path} says that it wasn't: entries were removed")
+        name = os.urandom(16)
+        _extend(descriptor, 0, MAGIC + name)
+        self._sign(name, [], key)
+
+    def _sign(self, name: bytes, known: list[bytes], key: SigningKey) -> LogHead:
+        root = log_root([hash_entry(entry) for entry in known])
+        head = LogHead(name, len(known), root, time.time_ns() // 1_000_000, key.public).signed(key)
+        write_atomically(self.head_path, head.encoded())
+        return head
+
     def _check(self, name: bytes, known: list[bytes], key: SigningKey) -> None:
         """Nothing is added to what was changed."""
         if not self.head_path.exists():
@@ -174,8 +184,9 @@ class TransparencyLog:
             raise ConfigError(f"{self.path} isn't any more what {self.head_path} says: entries were changed")
 
     def _read(self, descriptor: int) -> tuple[bytes, list[bytes]]:
-        size = os.fstat(descriptor).st_size
-        if size > ENTRY * (MOST_ENTRIES + 1) or size < ENTRY or size % ENTRY:
+        """The log's name and its entries, without one whose writing was broken off: no head says that it is there."""
+        size = os.fstat(descriptor).st_size // ENTRY * ENTRY
+        if not ENTRY <= size <= ENTRY * (MOST_ENTRIES + 1):
             raise ConfigError(f"{self.path} is no log, or was cut off")
         data = os.pread(descriptor, size, 0)
         if data[: len(MAGIC)] != MAGIC or len(data) != size:
@@ -191,13 +202,24 @@ class TransparencyLog:
         try:
             fcntl.flock(descriptor, lock)
             yield descriptor
+        except OSError as error:
+            raise ConfigError(f"{self.path} can't be written: {error.strerror}") from None
         finally:
             os.close(descriptor)
 
 
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]
+def _extend(descriptor: int, at: int, data: bytes) -> None:
+    """Has a file end with these bytes from `at` on, on disk; with none of them where that fails. Raises OSError."""
+    end = at
+    try:
+        os.ftruncate(descriptor, at)
+        while data:
+            written = os.pwrite(descriptor, data, end)
+            data, end = data[written:], end + written
+        os.fsync(descriptor)
+    except BaseException:
+        os.ftruncate(descriptor, at)
+        raise
 
 
 def read_head(path: Path, key: bytes) -> LogHead:

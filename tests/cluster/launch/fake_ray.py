@@ -36,7 +36,7 @@ class OnLoopback(RayParty):
 
 @dataclass(eq=False)
 class FakeAttempt:
-    index: int
+    name: str
     order: dict[str, Any]
     party: OnLoopback
     node: str = ""  # where it runs; "" while there is no room
@@ -60,8 +60,8 @@ class FakeCluster:
         self.made: list[FakeAttempt] = []
         self.closed = 0
         self.head = True  # can be reached
-        self._needs: list[Needs] = []
-        self._placed: dict[int, str] = {}  # place to node
+        self._needs: dict[str, Needs] = {}
+        self._placed: dict[str, str] = {}  # party to node
         self._came: queue.Queue[PartyEvent] = queue.Queue()
         self._lock = threading.RLock()
 
@@ -69,36 +69,47 @@ class FakeCluster:
         self.orders.append(order)
         if self.answers or not self.head:
             raise CutsetError(self.answers or "no Ray cluster can be reached")
-        return "the fake cluster"
+        return "fake:6379"
 
-    def reserve(self, needs: Sequence[Needs], seconds: float) -> str:
+    def reserve(self, needs: Mapping[str, Needs], seconds: float) -> str:
         with self._lock:
-            self._needs, self._placed = list(needs), {}
+            if seconds:  # the first of a driver
+                self._needs, self._placed = {}, {}
+            self._needs |= needs
             self._place()
-            return "" if len(self._placed) == len(needs) else self.free()
+            return "" if not seconds or needs.keys() <= self._placed.keys() else self.free()
+
+    def release(self, name: str) -> None:
+        with self._lock:
+            del self._needs[name]
+            self._placed.pop(name, None)
+
+    def reserved(self) -> list[str]:
+        """Parties that have places, or wait for some."""
+        return list(self._needs)
 
     def _left(self, node: str) -> float:
-        return self.nodes[node] - sum(self._needs[i].cpus for i, where in self._placed.items() if where == node)
+        return self.nodes[node] - sum(self._needs[one].cpus for one, where in self._placed.items() if where == node)
 
     def _place(self) -> None:
-        for i, need in enumerate(self._needs):
+        for one, need in self._needs.items():
             fitting = [n for n in self.nodes if self._left(n) >= need.cpus and need.node in ("", n)]
-            if i not in self._placed and fitting:
-                self._placed[i] = max(fitting, key=self._left)
+            if one not in self._placed and fitting:
+                self._placed[one] = max(fitting, key=self._left)
         for attempt in self.made:
-            if not attempt.node and not attempt.over and attempt.index in self._placed:
+            if not attempt.node and not attempt.over and attempt.name in self._placed:
                 self._run(attempt)
 
-    def begin(self, index: int, order: Mapping[str, Any]) -> FakeAttempt:
+    def begin(self, name: str, order: Mapping[str, Any]) -> FakeAttempt:
         with self._lock:
-            attempt = FakeAttempt(index, dict(order), OnLoopback())
+            attempt = FakeAttempt(name, dict(order), OnLoopback())
             self.made.append(attempt)
-            if index in self._placed:
+            if name in self._placed:
                 self._run(attempt)
             return attempt
 
     def _run(self, attempt: FakeAttempt) -> None:
-        attempt.node = self._placed[attempt.index]
+        attempt.node = self._placed[attempt.name]
 
         def live() -> None:
             try:
@@ -140,13 +151,13 @@ class FakeCluster:
 
     # What tests do to it.
 
-    def remove_node(self, name: str) -> list[int]:
-        """A machine goes away. The places of the parties that were there."""
+    def remove_node(self, name: str) -> list[str]:
+        """A machine goes away. The parties that were there."""
         with self._lock:
             del self.nodes[name]
-            lost = [i for i, where in self._placed.items() if where == name]
-            for i in lost:
-                del self._placed[i]
+            lost = [one for one, where in self._placed.items() if where == name]
+            for one in lost:
+                del self._placed[one]
             gone = [one for one in self.made if one.node == name and not one.over]
             for attempt in gone:
                 attempt.over = True

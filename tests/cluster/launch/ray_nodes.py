@@ -20,7 +20,8 @@ def main() -> None:
     for _ in range(int(sys.argv[1])):
         cluster.add_node(wait=False, **node)
     cluster.wait_for_nodes(120)
-    print(json.dumps({"address": cluster.address}), file=events)
+    logs = cluster.head_node.get_session_dir_path()
+    print(json.dumps({"address": cluster.address, "logs": logs}), file=events)
     port = 0
     for line in sys.stdin:
         what = json.loads(line)["do"]

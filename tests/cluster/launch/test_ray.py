@@ -17,60 +17,16 @@ import pytest
 pytest.importorskip("ray")
 
 from cluster.launch.fake_ray import lives, until
+from cluster.launch.ray_processes import TOKEN, Nodes
 from cutset.cluster.launch.ray_launcher import RayLauncher
 from cutset.engine.params import SamplingParams
 from cutset.errors import CutsetError
-from cutset.link.launch import PIPE, Child, environment
 from cutset.llm import LLM
 
 pytestmark = pytest.mark.slow
 
 PROMPT, PARAMS = "Once upon a time", SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 256, "cache_mib": 8}
-TOKEN = "9f" * 32
-
-
-class Nodes:
-    """A cluster of nodes in a process of its own (`ray_nodes`), so that no test loads Ray."""
-
-    def __init__(self, count: int, env: dict[str, str]) -> None:
-        here = Path(__file__).parents[2]
-        env = environment() | {"PYTHONPATH": str(here)} | env
-        self._child = Child(
-            "nodes",
-            [str(here / "cluster" / "launch" / "ray_nodes.py"), str(count)],
-            own=False,
-            env=env,
-            prefix=[sys.executable],
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=None,
-        )
-        self.address: str = self._child.answer()["address"]
-
-    def do(self, **what: Any) -> dict[str, Any]:
-        self._child.ask(what)
-        return self._child.answer()
-
-    def close(self) -> None:
-        self._child.end(20.0)
-
-
-@pytest.fixture(scope="module")
-def token() -> Iterator[dict[str, str]]:
-    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in env.items():
-            patch.setenv(name, value)
-        yield env
-
-
-@pytest.fixture(scope="module")
-def nodes(token: dict[str, str]) -> Iterator[Nodes]:
-    """Three with two processors each, and a head with none."""
-    found = Nodes(3, token)
-    yield found
-    found.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +37,11 @@ def whole() -> list[int]:
 
 @pytest.fixture(scope="module")
 def llm(nodes: Nodes) -> Iterator[LLM]:
-    with LLM("story", stages=3, ray=nodes.address, **SMALL) as llm:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        engine = LLM("story", stages=3, ray=nodes.address, **SMALL)
+    with engine as llm:
         yield llm
 
 
@@ -159,20 +119,31 @@ def test_the_head_is_killed_and_comes_back(token: dict[str, str], whole: list[in
         nodes.close()
 
 
-def test_another_token_is_refused(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "00" * 32)
-    with pytest.raises(CutsetError) as caught:
-        LLM("story", stages=2, ray=nodes.address, **SMALL)
-    assert "\n" not in str(caught.value)
-    assert TOKEN not in str(caught.value)
+def test_a_stream_goes_on_without_a_head(token: dict[str, str]) -> None:
+    """While its nodes live; no picture is lost, and none comes twice."""
+    pytest.importorskip("torch")
+    from cluster.run.pictures import expected, moving, same, small_model
+    from cutset.stream import Stream
+
+    nodes, pictures, results = Nodes(2, token), moving(60), list[Any]()
+    how: dict[str, Any] = {"workers": 2, "ray": nodes.address, "scheduler": "even", "rate": 10.0}
+    try:
+        with Stream(small_model(), pictures, **how) as stream:
+            for result in stream:
+                results.append(result)
+                if len(results) == 5:
+                    nodes.do(do="end head")
+        same(results, expected(pictures))
+    finally:
+        nodes.close()
 
 
-def test_no_room(nodes: Nodes) -> None:
+def test_no_room(nodes: Nodes, token: dict[str, str]) -> None:
     with pytest.raises(CutsetError, match=r"has no room for the plan.*free"):
         LLM("story", stages=3, ray=nodes.address, place=["stage0=cpu:50"], **SMALL)
 
 
-def test_a_node_that_is_not_there(nodes: Nodes) -> None:
+def test_a_node_that_is_not_there(nodes: Nodes, token: dict[str, str]) -> None:
     with pytest.raises(CutsetError, match="no node of the cluster is 'edge'"):
         LLM("story", stages=3, ray=nodes.address, place=["stage0=node:edge"], **SMALL)
 
@@ -234,3 +205,34 @@ def test_a_cluster_without_tokens_is_refused_whatever_this_side_has(monkeypatch:
             assert answer(llm)
     finally:
         open_to_all.close()
+
+
+ELSEWHERE = """
+import ray._private.services as services
+others, find = set(services.find_node_ids()), services.find_node_ids
+services.find_node_ids = lambda: set(find()) - others  # as on a machine without a node
+import json, ray, sys
+from cutset.cluster.launch.party_needs import Needs
+from cutset.cluster.launch.ray_cluster import RayCluster
+cluster = RayCluster()
+cluster.open({"where": sys.argv[1], "insecure": False})
+try:
+    alive = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    assert cluster.reserve({f"party{i}": Needs(1.0) for i in range(3)}, 60.0) == "", cluster.free()
+    here = ray.get_runtime_context().get_node_id()
+    placed = ray.util.placement_group_table(cluster._groups["party0"][0])["bundles_to_node_id"].values()
+    print(json.dumps([alive, here in placed]))
+finally:
+    cluster.close()
+"""
+
+
+def test_a_machine_that_is_no_node_joins_without_processors(nodes: Nodes, token: dict[str, str]) -> None:
+    """As a server in a pod of its own, which asks for the head by name: nothing is placed on it."""
+    for _ in range(2):  # the node that joined for the first one has gone
+        command = [sys.executable, "-c", ELSEWHERE, nodes.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        alive, placed_here = json.loads(done.stdout.splitlines()[-1])
+        assert sorted(alive) == [0, 0, 2, 2, 2], "a head without processors, three nodes, and this side"
+        assert not placed_here

@@ -24,13 +24,17 @@ class PartyCluster(Protocol):
     """The small part of Ray that is used; an attempt is one actor, from its making to its end."""
 
     def open(self, order: Mapping[str, Any]) -> str:
-        """Connects to the cluster that `order` names, or starts one; its name, for messages. Raises CutsetError."""
+        """Connects to the cluster that `order` names, or starts one: its head's address. Raises CutsetError."""
 
-    def reserve(self, needs: Sequence[Needs], seconds: float) -> str:
-        """Places as many parties, spread over the nodes: "" or, after so many seconds, what is free."""
+    def reserve(self, needs: Mapping[str, Needs], seconds: float) -> str:
+        """Finds places for these parties by name, spread over the nodes: "" or, after so many seconds, what is free.
+        With 0 seconds it waits for nothing, and they have their places when there is room. Raises CutsetError."""
 
-    def begin(self, index: int, order: Mapping[str, Any]) -> Any:
-        """Starts the party of that place: an attempt. Waits for nothing."""
+    def release(self, name: str) -> None:
+        """Gives back the place of a party that was reserved by itself."""
+
+    def begin(self, name: str, order: Mapping[str, Any]) -> Any:
+        """Starts the party that has a place by this name: an attempt. Waits for nothing."""
 
     def wait(self, attempts: Sequence[Any], seconds: float) -> Sequence[PartyEvent]:
         """What became of them, as soon as there is something."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cutset.config import did_you_mean
 from cutset.errors import ConfigError
 
-__all__ = ["Needs", "describe_needs", "parse_places"]
+__all__ = ["Needs", "describe_needs", "no_room", "parse_places"]
 
 FORM = "NAME=RESOURCE:AMOUNT,… as stage0=gpu:1,node:edge"
 RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
@@ -104,3 +104,18 @@ def describe_needs(needs: Needs) -> str:
     if needs.node:
         parts.append(f"node {needs.node}")
     return ", ".join(parts)
+
+
+def no_room(
+    needs: Iterable[Needs], where: str, free: str, fewer: str = "--stages, --replicas, --workers, --threads, --place"
+) -> str:
+    """The line for a cluster that has no room for all of them; `fewer`: flags that ask for less."""
+    kinds: dict[str, int] = {}
+    for one in needs:
+        words = describe_needs(one)
+        kinds[words] = kinds.get(words, 0) + 1
+    wanted = " and ".join(f"{count} × ({words})" for words, count in kinds.items())
+    return (
+        f"{where} has no room for the plan: it needs {wanted}; free: {free}. Free some, start nodes with `ray start "
+        f"--address=…`, or ask for fewer or smaller parties ({fewer})"
+    )

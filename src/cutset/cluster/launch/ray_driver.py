@@ -4,14 +4,15 @@ It is a child of the process that serves, which thus loads nothing of Ray's: no 
 secret key, a driver that Ray ends (as when the head is gone for a minute) ends alone, and one that hangs is killed.
 Commands come as lines of JSON on stdin, events go as lines of JSON to stdout:
 
-    → {"command": "begin", "where", "nodes", "cpus", "gpus", "folder", "insecure",
-       "parties": {name: {"needs", "order"}}}
-    → {"command": "start", "name"}                         ← {"event": "step", "what"}
-    → {"command": "end"}                                   ← {"event": "placed", "where"}
-                                                           ← {"event": "up", "name", "address", "key", "node"}
-                                                           ← {"event": "waiting", "name", "why"}
-                                                           ← {"event": "gone", "name", "why"}
+    → {"command": "begin", "where", "nodes", "cpus", "gpus", "folder", "token", "insecure",
+       "parties": {name: party}}                           ← {"event": "step", "what"}
+    → {"command": "add", "name", "party"}                  ← {"event": "placed", "where", "address"}
+    → {"command": "start", "name", "number"}               ← {"event": "up", "name", "number", "address", "key", "node"}
+    → {"command": "stop", "name"}                          ← {"event": "waiting", "name", "number", "why"}
+    → {"command": "end"}                                   ← {"event": "gone", "name", "number", "why"}
                                                            ← {"event": "failed", "why"}
+
+A party is {"needs", "order", "number"}: the number tells its starts apart, and comes back with what became of each.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cutset.cluster.launch.party_cluster import PartyCluster
-from cutset.cluster.launch.party_needs import Needs, describe_needs
+from cutset.cluster.launch.party_needs import Needs, no_room
 from cutset.errors import CutsetError, LinkError, printable
 
 __all__ = ["RayDriver", "serve"]
@@ -43,6 +44,8 @@ class RayDriver:
     def __init__(self, cluster: PartyCluster, say: Callable[[dict[str, Any]], None]) -> None:
         self._cluster, self._say = cluster, say
         self._orders: dict[str, Mapping[str, Any]] = {}
+        self._numbers: dict[str, int] = {}  # of their last starts
+        self._alone: set[str] = set()  # parties that came later, each of which has a place by itself
         self._attempts: dict[str, Any] = {}  # that are being started, or run
         self._since: dict[str, float] = {}  # when one was begun that isn't there yet
         self._where = ""
@@ -60,8 +63,12 @@ class RayDriver:
                     return
                 if command["command"] == "begin":
                     self._begin(command)
+                elif command["command"] == "add":
+                    self._add(command["name"], command["party"])
                 elif command["command"] == "start":
-                    self._start(command["name"])
+                    self._start(command["name"], command["number"])
+                elif command["command"] == "stop":
+                    self._stop(command["name"])
         finally:
             for attempt in self._attempts.values():
                 self._cluster.end(attempt)
@@ -71,20 +78,43 @@ class RayDriver:
         self._say({"event": "step", "what": "connecting"})
         self._where = self._cluster.open(command)
         self._orders = {name: party["order"] for name, party in command["parties"].items()}
-        needs = [Needs(**party["needs"]) for party in command["parties"].values()]
+        needs = {name: Needs(**party["needs"]) for name, party in command["parties"].items()}
         self._say({"event": "step", "what": "placing"})
-        free = self._cluster.reserve(needs, ROOM)
+        free = self._cluster.reserve(needs, ROOM) if needs else ""
         if free:
-            raise LinkError(_no_room(needs, self._where, free))
-        self._say({"event": "placed", "where": self._where})
-        for name in self._orders:
-            self._start(name)
+            raise LinkError(no_room(needs.values(), f"the Ray cluster at {self._where}", free))
+        self._say({"event": "placed", "where": f"the Ray cluster at {self._where}", "address": self._where})
+        for name, party in command["parties"].items():
+            self._start(name, party["number"])
 
-    def _start(self, name: str) -> None:
+    def _add(self, name: str, party: Mapping[str, Any]) -> None:
+        """One more, or one of before with another order; it waits for room where there is none."""
+        if name not in self._orders:
+            try:
+                self._cluster.reserve({name: Needs(**party["needs"])}, 0.0)
+            except CutsetError as error:
+                self._say({"event": "gone", "name": name, "number": party["number"], "why": _one_line(str(error))})
+                return
+            self._alone.add(name)
+        self._orders[name] = party["order"]
+        self._start(name, party["number"])
+
+    def _start(self, name: str, number: int) -> None:
         if name in self._attempts:
             self._cluster.end(self._attempts.pop(name))
-        self._attempts[name] = self._cluster.begin(list(self._orders).index(name), self._orders[name])
+        self._numbers[name] = number
+        self._attempts[name] = self._cluster.begin(name, self._orders[name])
         self._since[name] = time.monotonic()
+
+    def _stop(self, name: str) -> None:
+        """Ends a party. One that was there from the beginning keeps its place among the others."""
+        self._since.pop(name, None)
+        if name in self._attempts:
+            self._cluster.end(self._attempts.pop(name))
+        if name in self._alone:
+            self._alone.discard(name)
+            del self._orders[name]
+            self._cluster.release(name)
 
     def _look(self) -> None:
         names = {id(attempt): name for name, attempt in self._attempts.items()}
@@ -92,33 +122,24 @@ class RayDriver:
             name = names[id(event.attempt)]
             if event.place is not None:
                 self._since.pop(name, None)
-                self._say({"event": "up", "name": name, **event.place})
+                self._tell("up", name, **event.place)
             else:
                 self._since.pop(name, None)
                 self._cluster.end(self._attempts.pop(name))
-                self._say({"event": "gone", "name": name, "why": _one_line(event.why)})
+                self._tell("gone", name, why=_one_line(event.why))
         now = time.monotonic()
         for name in [name for name, since in self._since.items() if now - since > SLOW]:
             del self._since[name]
-            self._say({"event": "waiting", "name": name, "why": f"it isn't there yet; free: {self._cluster.free()}"})
+            self._tell("waiting", name, why=f"it isn't there yet; free: {self._cluster.free()}")
+
+    def _tell(self, event: str, name: str, **what: Any) -> None:
+        self._say({"event": event, "name": name, "number": self._numbers[name], **what})
 
 
 def _one_line(why: str) -> str:
     """The end of a text, in which most often the reason is."""
     words = printable(" ".join(why.split()))
     return words if len(words) <= LONGEST_WHY else f"… {words[-LONGEST_WHY:]}"
-
-
-def _no_room(needs: Sequence[Needs], where: str, free: str) -> str:
-    kinds: dict[str, int] = {}
-    for one in needs:
-        words = describe_needs(one)
-        kinds[words] = kinds.get(words, 0) + 1
-    wanted = " and ".join(f"{count} × ({words})" for words, count in kinds.items())
-    return (
-        f"{where} has no room for the plan: it needs {wanted}; free: {free}. Free some, start nodes with `ray start "
-        "--address=…`, or ask for fewer or smaller parties (--stages, --workers, --threads, --place)"
-    )
 
 
 def serve(cluster: Callable[[], PartyCluster]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -73,7 +74,7 @@ def open_driver(folder: Path | None = None) -> RayDriverProcess:
     """A driver's process, with the Ray that is installed; it removes the folder when it is left alone. Raises
     ConfigError where that isn't the right Ray."""
     check_installed()
-    env = environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
+    env = environment(drop=("CUTSET_API_KEY",)) | {"RAY_USAGE_STATS_ENABLED": "0"}
     module, stderr = "cutset.cluster.launch.ray_driver", None if os.environ.get("CUTSET_DEBUG") else DEVNULL
     return Child("Ray's driver", [module], directory=folder, env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
 
@@ -111,12 +112,19 @@ class RayLauncher:
         orders: Mapping[str, PartyOrder],
         options: RayOptions,
         *,
+        room: Sequence[Needs] = (),
+        beginning: float = BEGINNING,
         log: Callable[[str], None] = lambda line: None,
         driver: Callable[[], RayDriverProcess] | None = None,
     ) -> None:
-        """`driver` starts the process that talks to Ray."""
+        """`room`: what a local cluster has room for, where others are added later than these; `beginning`: seconds that
+        the first ones may take to start; `driver` starts the process that talks to Ray."""
         self.keys = new_keys()
         self._orders, self._options, self._log = dict(orders), options, log
+        self._room, self._beginning = room or [order.needs for order in orders.values()], beginning
+        self.token = secrets.token_hex(32) if options.where == "local" else ""  # of a cluster that ends with this
+        self.cluster = ""  # its head's address, HOST:PORT
+        self._numbers: dict[str, int] = dict.fromkeys(orders, 0)  # of each party's starts: the last one's events count
         self._places: dict[str, tuple[str, bytes]] = {}  # where each is, or was
         self._nodes: dict[str, str] = {}
         self._pids: dict[str, int] = {}
@@ -172,8 +180,8 @@ class RayLauncher:
     def locate(self, name: str) -> tuple[str, bytes | None]:
         """See Launcher."""
         with self._lock:
-            if name in self._why:
-                raise LinkError(f"{name} is nowhere: {self._why[name]}")
+            if name in self._why or name not in self._places:
+                raise LinkError(f"{name} is nowhere: {self._why.get(name, 'it was stopped')}")
             return self._places[name]
 
     def ended(self) -> dict[str, str]:
@@ -184,12 +192,37 @@ class RayLauncher:
     def start(self, name: str) -> None:
         """See Launcher: another actor, with a new key, where there is room."""
         with self._lock:
-            self._ended.pop(name, None)
-            self._why[name] = "it is being started"
-            driver = self._driver
-        if driver is not None:
+            self._count(name)
+            self._ask({"command": "start", "name": name, "number": self._numbers[name]})
+
+    def add(self, name: str, order: PartyOrder) -> None:
+        """Starts another party, or one of before by another order. Doesn't wait until it is there, or for room."""
+        with self._lock:
+            self._orders[name] = order
+            self._count(name)
+            self._ask({"command": "add", "name": name, "party": self._described(name)})
+
+    def remove(self, name: str) -> None:
+        """Ends a party for good. A second call does nothing."""
+        with self._lock:
+            if self._orders.pop(name, None) is None:
+                return
+            self._lost(name, "it was stopped")
+            for known in (self._places, self._nodes, self._pids, self._why, self._ended):
+                known.pop(name, None)
+            self._ask({"command": "stop", "name": name})
+
+    def _count(self, name: str) -> None:
+        """Another start of a party. With the lock."""
+        self._numbers[name] = self._numbers.get(name, 0) + 1
+        self._ended.pop(name, None)
+        self._why[name] = "it is being started"
+
+    def _ask(self, command: Mapping[str, Any]) -> None:
+        """With the lock. Where there is no driver, the next one is told what there is to start."""
+        if self._driver is not None:
             with contextlib.suppress(EngineError):  # its end is noticed by who reads
-                driver.ask({"command": "start", "name": name})
+                self._driver.ask(command)
 
     def stock(self, model: Model) -> None:
         """See Launcher: weights go to each over its link."""
@@ -222,34 +255,36 @@ class RayLauncher:
                 return
             self._driver, self._stage = driver, "connecting"
             self._ended.clear()
-        cpus = max(sum(order.needs.cpus for order in self._orders.values()), 1.0)
-        gpus = sum(order.needs.gpus for order in self._orders.values())
-        parties = {name: self._described(order) for name, order in self._orders.items()}
-        driver.ask(
-            {
-                "command": "begin",
-                "where": self._options.where,
-                "nodes": len(self._orders),
-                "gpus": -(-gpus // 1),
-                "cpus": -(-cpus // 1),  # any of the local nodes has room for all: a party that dies finds a place
-                "folder": str(self._folder or ""),
-                "insecure": self._options.insecure,
-                "parties": parties,
-            }
-        )
+            cpus = max(sum(needs.cpus for needs in self._room), 1.0)
+            gpus = sum(needs.gpus for needs in self._room)
+            driver.ask(
+                {
+                    "command": "begin",
+                    "where": self._options.where,
+                    "nodes": len(self._room),
+                    "gpus": -(-gpus // 1),
+                    "cpus": -(-cpus // 1),  # any of the local nodes has room for all: a party that dies finds a place
+                    "folder": str(self._folder or ""),
+                    "token": self.token,
+                    "insecure": self._options.insecure,
+                    "parties": {name: self._described(name) for name in self._orders},
+                }
+            )
 
-    def _described(self, order: PartyOrder) -> dict[str, Any]:
+    def _described(self, name: str) -> dict[str, Any]:
+        order = self._orders[name]
         needs = asdict(order.needs) | {"resources": dict(order.needs.resources)}
         words = {"command": list(order.command), "threads": order.threads}
         allow = [key.hex() for key in sorted(order.allow or {self.keys.public})]
-        return {"needs": needs, "order": words | {"allow": allow, "version": software()}}
+        made = words | {"allow": allow, "version": software()}
+        return {"needs": needs, "number": self._numbers[name], "order": made}
 
     def _wait_for_all(self) -> None:
         """Raises CutsetError with what keeps them."""
-        limits = {"connecting": CONNECTING, "placing": PLACING, "placed": BEGINNING}
+        limits = {"connecting": CONNECTING, "placing": PLACING, "placed": self._beginning}
         stage, since = "", time.monotonic()
         with self._lock:
-            while self._why:
+            while self._why or self._stage != "placed":
                 if self._failed is not None:
                     raise self._failed
                 if self._ended:
@@ -325,16 +360,17 @@ class RayLauncher:
         """Raises nothing: what the cluster says may be wrong, and is looked at before it is believed."""
         kind, name, lines = event["event"], str(event.get("name", "")), []
         with self._lock:
+            known = name in self._orders and event.get("number", 0) == self._numbers[name]
             if kind == "step":
                 self._stage = str(event["what"])
             elif kind == "placed":
-                self._stage = "placed"
+                self._stage, self.cluster = "placed", str(event.get("address", ""))
                 lines.append(f"parties are placed by {event['where']}")
-            elif kind == "up" and name in self._orders:
+            elif kind == "up" and known:
                 lines.append(self._up(name, event))
-            elif kind == "gone" and name in self._orders:
+            elif kind == "gone" and known:
                 self._lost(name, str(event["why"]))
-            elif kind == "waiting" and name in self._orders:
+            elif kind == "waiting" and known:
                 self._why[name] = str(event["why"])
                 lines.append(f"{name}: {event['why']}")
             self._step.notify_all()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import queue
 import threading
@@ -251,7 +249,7 @@ class Preparation:
             weight = self._store.find(name, graph.weights[name], digest)
             if weight is not None:
                 weights[name] = weight
-        _give_back()
+        give_back()
         planned.run = run = PlanRun(order, graph, planned.plan, weights, self._settings.runtime)
         if self._allowed is not None:  # may have come while the stage was made
             run.allow(self._allowed)
@@ -308,13 +306,6 @@ class Preparation:
         if over:
             self._admit()
             give_back()
-
-
-def _give_back() -> None:
-    """Gives the system the memory that weights have left free on their way here: several MB, which the stage's own come
-    on top of. Only glibc knows how."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Unreachable(LinkClosed):

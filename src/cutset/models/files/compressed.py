@@ -23,7 +23,7 @@ from cutset.models.files.fields import Fields
 from cutset.models.files.float8 import ACTIVATION_SCALES, FLOAT8, block_of, put_scaled
 from cutset.models.files.gptq import scales_of
 from cutset.models.files.grouped import CODE_BITS, GroupedWeight
-from cutset.models.files.modules import MOST_COLUMNS, SCALES, Module, modules, place_groups
+from cutset.models.files.modules import MOST_COLUMNS, SCALES, Module, form_of, modules, place_groups
 from cutset.models.files.tensor import Tensor
 
 __all__ = ["read_compressed"]
@@ -109,7 +109,7 @@ def _packed(module: Module, known: set[int]) -> None:
         indices = None
     places = module.order_of(indices, inputs, groups)
     read = partial(_packed_weight, packed, scales, zeros, bits, group, (outputs, inputs))
-    place_groups(module, (outputs, inputs), _form("packed", bits, group, inputs), read, places)
+    place_groups(module, (outputs, inputs), form_of("packed", bits, group, inputs), read, places)
 
 
 def _packed_weight(
@@ -143,7 +143,7 @@ def _integers(module: Module) -> None:
             points = np.ascontiguousarray(np.broadcast_to(_offset(_placed(zeros.raw), 8), (outputs, inputs // group)))
         return GroupedWeight(_offset(weight.raw, 8), 8, group, _factors(scales, shape, group), points)
 
-    place_groups(module, (outputs, inputs), _form("int8", 8, group, inputs), read, places)
+    place_groups(module, (outputs, inputs), form_of("int8", 8, group, inputs), read, places)
 
 
 def _group(module: Module, scales: Tensor, outputs: int, inputs: int) -> int:
@@ -168,7 +168,3 @@ def _factors(scales: Tensor, shape: tuple[int, int], group: int) -> Any:
 def _offset(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Signed integers as codes from 0 on."""
     return (values.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
-
-
-def _form(name: str, bits: int, group: int, inputs: int) -> str:
-    return f"{name} {bits} bits, " + ("a scale a row" if group == inputs else f"groups of {group}")

@@ -115,7 +115,9 @@ def _common(m: Metadata) -> Config:
         raise ArchitectureError(f"{m.fields.source}: the tensor token_embd.weight is missing")
     layers, heads = m.integer("block_count", least=1), m.integer("attention.head_count", least=1)
     if layers > MOST["num_hidden_layers"]:
-        raise ArchitectureError(f"{m.fields.source}: {m.name('block_count')} is {layers:,}")
+        raise ArchitectureError(
+            f"{m.fields.source}: {m.name('block_count')} is {layers:,}; at most {MOST['num_hidden_layers']:,} are read"
+        )
     hidden = m.integer("embedding_length", least=1)
     head_dim = m.integer("attention.key_length", hidden // heads, least=1)
     if m.integer("attention.value_length", head_dim) != head_dim:

@@ -21,7 +21,7 @@ from cutset.errors import CheckpointError
 from cutset.models.files.code_words import packed_words, unpacked_codes
 from cutset.models.files.fields import Fields
 from cutset.models.files.grouped import CODE_BITS, GroupedWeight, GroupScales
-from cutset.models.files.modules import SCALES, Module, modules, place_groups
+from cutset.models.files.modules import SCALES, Module, form_of, modules, place_groups
 from cutset.models.files.tensor import Tensor
 
 __all__ = ["read_awq", "read_gptq"]
@@ -37,8 +37,10 @@ def read_gptq(config: Fields, rest: dict[str, Tensor]) -> None:
     """Puts weights in the place of GPTQ's tensors. Raises CheckpointError or ArchitectureError."""
     bits, group = _bits(config, "bits", GPTQ_BITS), _group(config, "group_size")
     name = config.value("checkpoint_format", config.value("format"))
-    if name not in (None, "gptq", "gptq_v2") or config.value("is_marlin_format"):
+    if name not in (None, "gptq", "gptq_v2"):
         raise config.wrong("checkpoint_format", "gptq or gptq_v2")
+    if config.value("is_marlin_format"):
+        raise config.wrong("is_marlin_format", "false: that order of weights isn't read")
     rotation = config.value("rotation")
     if rotation:
         raise config.wrong("rotation", "null: rotated weights aren't read")
@@ -57,7 +59,7 @@ def read_gptq(config: Fields, rest: dict[str, Tensor]) -> None:
             module.wrong(f" has {outputs} outputs, which fill no words with codes of {own} bits")
         places = module.order_of(indices, inputs, groups)
         read = partial(_gptq_weight, module, qweight, qzeros, scales, own, size, less)
-        place_groups(module, (outputs, inputs), _form("GPTQ", own, size, inputs), read, places)
+        place_groups(module, (outputs, inputs), form_of("GPTQ", own, size, inputs), read, places)
 
 
 def read_awq(config: Fields, rest: dict[str, Tensor]) -> None:
@@ -77,7 +79,7 @@ def read_awq(config: Fields, rest: dict[str, Tensor]) -> None:
         module.check(qzeros, (groups, words))
         size = module.group_of(inputs, groups, stated)
         read = partial(_awq_weight, qweight, qzeros, scales, size)
-        place_groups(module, (outputs, inputs), _form("AWQ", 4, size, inputs), read, None)
+        place_groups(module, (outputs, inputs), form_of("AWQ", 4, size, inputs), read, None)
 
 
 def _gptq_weight(
@@ -147,7 +149,3 @@ def _group(config: Fields, name: str) -> int:
     if type(group) is not int or (group != -1 and not 1 <= group <= 1 << 24):
         raise config.wrong(name, "-1 or a number of columns")
     return group
-
-
-def _form(name: str, bits: int, group: int, inputs: int) -> str:
-    return f"{name} {bits} bits, " + ("a scale a row" if group == inputs else f"groups of {group}")

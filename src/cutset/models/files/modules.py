@@ -12,10 +12,15 @@ from cutset.errors import CheckpointError
 from cutset.models.files.grouped import GroupedTensor, GroupedWeight
 from cutset.models.files.tensor import ComputedTensor, Tensor
 
-__all__ = ["SCALES", "Module", "modules", "place_groups"]
+__all__ = ["SCALES", "Module", "form_of", "modules", "place_groups"]
 
 SCALES = ("F32", "F16", "BF16")
 MOST_COLUMNS = 1 << 24  # of a matrix, and rows
+
+
+def form_of(name: str, bits: int, group: int, inputs: int) -> str:
+    """What users call the weights of a module: its method, bits, and the columns that share a scale."""
+    return f"{name} {bits} bits, " + ("a scale a row" if group == inputs else f"groups of {group}")
 
 
 class Module:

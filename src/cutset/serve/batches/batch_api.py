@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,7 +22,7 @@ from cutset.serve.batches.batch_store import ENDED, BatchStore, StoredBatch
 from cutset.serve.batches.batch_worker import BatchWorker
 from cutset.serve.batches.file_store import FileStore, StoredFile, StoreLimits
 from cutset.serve.plain_requests import parse_plain
-from cutset.serve.replies import send_json
+from cutset.serve.replies import json_reply, send_json
 from cutset.serve.request_limits import RequestLimits, read_body
 
 __all__ = ["BatchApi"]
@@ -63,10 +63,17 @@ class BatchApi:
             raise ConfigError(f"batches can't be kept in {folder}: {error.strerror}") from None
         self.files.used_beside = self.batches.used
 
-    def answer_by(self, apps: Mapping[str, ASGIApp], check_open: Any, *, at_once: int) -> None:
+    def answer_by(
+        self,
+        apps: Mapping[str, ASGIApp],
+        check_open: Any,
+        *,
+        at_once: int,
+        facts: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
         """`apps` answer requests by their paths, at most `at_once` at a time; `check_open` raises ApiError while they
-        can't."""
-        self._apps, self._check_open, self._at_once = apps, check_open, at_once
+        can't. `facts`: what answers depend on, if it is the same for all; it is asked from a thread."""
+        self._apps, self._check_open, self._at_once, self._facts = apps, check_open, at_once, facts
 
     def routes(self, limits: RequestLimits, origins: Sequence[str]) -> list[BaseRoute]:
         """All paths below `/v1/files` and `/v1/batches`; `origins`: pages that may upload."""
@@ -78,6 +85,7 @@ class BatchApi:
             self._apps,
             self._check_open,
             at_once=self._at_once,
+            facts=self._facts,
             body_bytes=limits.body_bytes,
         )
         files = _Files(self.files, self.batches)
@@ -138,7 +146,7 @@ class _Files:
 
     async def get(self, request: Request) -> Response:
         """`GET /v1/files/{id}`. Raises ApiError 404."""
-        return _json(self._found(request).shown())
+        return json_reply(self._found(request).shown())
 
     async def content(self, request: Request) -> Response:
         """`GET /v1/files/{id}/content`. Raises ApiError 404."""
@@ -152,7 +160,7 @@ class _Files:
             if batch.input_file_id == file.id and batch.status not in ENDED:
                 raise invalid(f"{file.id} is the input of {batch.id}, which isn't over: cancel that first")
         self._files.delete(file.owner, file.id)
-        return _json({"id": file.id, "object": "file", "deleted": True})
+        return json_reply({"id": file.id, "object": "file", "deleted": True})
 
     def _found(self, request: Request) -> StoredFile:
         return self._files.get(_owner(request), request.path_params["name"])
@@ -201,7 +209,7 @@ class _Batches:
 
     async def get(self, request: Request) -> Response:
         """`GET /v1/batches/{id}`. Raises ApiError 404."""
-        return _json(self._found(request).shown())
+        return json_reply(self._found(request).shown())
 
     async def cancel(self, request: Request) -> Response:
         """`POST /v1/batches/{id}/cancel`. Raises ApiError 404, and 400 for one that is over."""
@@ -210,7 +218,7 @@ class _Batches:
             raise invalid(f"a batch that is {batch.status} can't be cancelled")
         if batch.status in ("validating", "in_progress"):
             self._worker.cancel(batch)
-        return _json(batch.shown())
+        return json_reply(batch.shown())
 
     def _found(self, request: Request) -> StoredBatch:
         return self._batches.get(_owner(request), request.path_params["name"])
@@ -235,12 +243,8 @@ def _listed(request: Request, found: Sequence[_Stored], *, most: int) -> Respons
             raise invalid(f"after: there is no {after[:80]!r}", "after")
         items = items[at + 1 :]
     given = asked.get("limit", str(min(most, MOST_LISTED)))
-    if not (given.isascii() and given.isdigit() and 1 <= int(given[:9]) <= most):
+    if not (given.isascii() and given.isdigit() and len(given) < 10 and 1 <= int(given) <= most):
         raise invalid(f"limit must be from 1 to {most}", "limit")
     page = [one.shown() for one in items[: int(given)]]
     ends = {"first_id": page[0]["id"] if page else None, "last_id": page[-1]["id"] if page else None}
-    return _json({"object": "list", "data": page, "has_more": len(items) > len(page)} | ends)
-
-
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")
+    return json_reply({"object": "list", "data": page, "has_more": len(items) > len(page)} | ends)

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.types import ASGIApp
 
@@ -39,11 +40,12 @@ class BatchWorker:
         check_open: Callable[[], object],
         *,
         at_once: int,  # requests of all batches
+        facts: Callable[[], Mapping[str, Any]],  # what answers depend on, beside requests
         body_bytes: int,  # of a request
     ) -> None:
         self.files, self.batches = files, batches
         self._apps, self._check_open, self._at_once = apps, check_open, at_once
-        self._body_bytes = body_bytes
+        self._body_bytes, self._facts = body_bytes, facts
         self._tasks: dict[str, tuple[StoredBatch, asyncio.Task[None]]] = {}  # by ids of batches
         self._stops: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
@@ -122,8 +124,17 @@ class BatchWorker:
             if batch.status == "cancelling":
                 ended = "cancelled"
             elif batch.status != "finalizing":
-                ended = await self._answer(batch, source, found, results, longest)
-            await self._finish(batch, found, results, ended)
+                facts = await asyncio.to_thread(self._facts)
+                if differs := folder.difference(facts):  # the server was started again, with another one
+                    text = (
+                        f"the batch began with {differs}: what was answered by then is kept, so ask for the rest anew"
+                    )
+                    batch.errors = [{"code": "model_changed", "message": text, "param": None, "line": None}]
+                    ended = "failed"
+                else:
+                    await asyncio.to_thread(folder.require, facts)
+                    ended = await self._answer(batch, source, found, results, longest)
+            await self._finish(batch, results, ended)
             folder.remove()
 
     async def _answer(
@@ -166,25 +177,25 @@ class BatchWorker:
         if batch.status == "cancelling":
             return "cancelled"
         if time.time() >= batch.expires:
-            await self._expire(batch, found, results, longest)
+            await asyncio.to_thread(self._expire, batch, found, results, longest)
             return "expired"
         limit = self.files.limits.space
         text = f"its answers and your files have more than {limit} bytes, the most that are kept"
         batch.errors = [{"code": "storage_limit_exceeded", "message": text, "param": None, "line": None}]
         return "failed"
 
-    async def _expire(self, batch: StoredBatch, found: Survey, results: LineResults, longest: int) -> None:
-        """Gives an error to each line that has no answer."""
+    def _expire(self, batch: StoredBatch, found: Survey, results: LineResults, longest: int) -> None:
+        """Gives an error to each line that has no answer. In a thread: it reads the whole file."""
         answerer, text = self._answerer(batch, found, longest), "the batch expired before this request was answered"
         for line in LineReader(self.files.path(batch.input_file_id), longest):
             if not line.blank and not results.has(line.number):
                 name = None if line.text is None else custom_id(line.text)
                 results.add(line.number, False, answerer.refused(line.number, name, "batch_expired", text).text)
                 if results.wait_s == 0.0:
-                    await asyncio.to_thread(results.commit)
-        await asyncio.to_thread(results.commit)
+                    results.commit()
+        results.commit()
 
-    async def _finish(self, batch: StoredBatch, found: Survey, results: LineResults, ended: BatchStatus) -> None:
+    async def _finish(self, batch: StoredBatch, results: LineResults, ended: BatchStatus) -> None:
         """Makes files of the answers, under names that are the same if it is done again after a crash."""
         batch.done, batch.failed = results.done, results.failed
         if ended == "completed":

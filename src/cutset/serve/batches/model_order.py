@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cutset.config import Settings
 from cutset.llm import AsyncLLM
@@ -16,7 +14,7 @@ from cutset.serve.request_limits import RequestLimits
 from cutset.serve.responses.response_store import ResponseStore
 from cutset.serve.service import Service
 
-__all__ = ["ModelOrder", "answer_facts"]
+__all__ = ["ModelOrder"]
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,3 @@ class ModelOrder:
     def answerer(self, service: Service, digest: str) -> LineAnswerer:
         """Answers lines of the input with this digest by `service`."""
         return LineAnswerer(model_applications(service, ResponseStore()), digest, longest=self.longest)
-
-
-def answer_facts(service: Service) -> dict[str, Any]:
-    """What answers depend on, beside the requests."""
-    llm, template = service.llm, service.llm.template_source
-    return {
-        "model": llm.name,
-        "names": list(service.names),
-        "computed by": f"{llm.choice.backend} {llm.choice.dtype}",
-        "context": llm.max_model_len,
-        "adapters": {name: found.digest.hex() for name in llm.adapters if (found := llm.adapter(name)) is not None},
-        "chat template": hashlib.sha256(template.encode()).hexdigest() if template else None,
-        "defaults": {name: str(value) for name, value in llm.generation.values.items()},
-    }

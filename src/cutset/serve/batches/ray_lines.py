@@ -7,14 +7,13 @@ Lines and answers go through Ray's object store as text; nothing of a model does
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import secrets
+import queue
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -22,16 +21,18 @@ from numpy.typing import NDArray
 
 from cutset.batches.input_lines import InputLine, LineReader, Survey
 from cutset.batches.line_results import LineResults
-from cutset.cluster.launch.ray_address import check_refuses_others, reachable, unreachable
-from cutset.cluster.launch.ray_security import check_installed, check_protected
-from cutset.errors import ConfigError, CutsetError, EngineError, LinkError
-from cutset.link.addresses import parse_address
+from cutset.cluster.launch.party_needs import Needs
+from cutset.cluster.launch.ray_pool import PoolOptions, RayPool, open_pool, settle
+from cutset.errors import ConfigError, CutsetError, EngineError
+from cutset.serve.batches.answer_facts import answer_facts
 from cutset.serve.batches.batch_lines import LineAnswer
-from cutset.serve.batches.model_order import ModelOrder, answer_facts
+from cutset.serve.batches.model_order import ModelOrder
 
-__all__ = ["RayLines", "check_ray"]
+__all__ = ["RayLines"]
 
-STORE = 256 << 20  # bytes of a local cluster's object store
+_T = TypeVar("_T")
+COLUMNS = ("line", "begin", "size", "first")  # of what actors get, see `RayLines._table`
+MOST_BLOCKS = 4096
 AT_A_TIME = 16  # lines that go to an actor together
 
 
@@ -49,14 +50,15 @@ class LineSource:
 class LineActor:
     """An engine, and answers of lines by their places in the input. Ray Data calls it with columns, from threads."""
 
-    def __init__(self, order: ModelOrder, digest: str, source: Any) -> None:
+    def __init__(self, order: ModelOrder, digest: str, source: Any, directory: str) -> None:
         self._failed = ""
         try:
+            settle(directory)
             self._service = order.open()
+            self._facts = msgspec.json.encode(answer_facts(self._service))
         except CutsetError as error:  # said by the driver: what is raised here Ray prints, and tries again
             self._failed = str(error)
             return
-        self._facts = msgspec.json.encode(answer_facts(self._service))
         self._answerer = order.answerer(self._service, digest)
         self._source, self._longest = source, order.longest
         self._loop = asyncio.new_event_loop()
@@ -68,7 +70,7 @@ class LineActor:
 
         if self._failed:
             return _failure(self._failed)
-        rows = batch["data"].tolist()
+        rows = list(zip(*(batch[name].tolist() for name in COLUMNS), strict=True))
         texts = ray.get(self._source.read.remote([(begin, min(size, self._longest)) for _, begin, size, _ in rows]))
         given = [
             (InputLine(line, text if size <= self._longest else None, size, begin), None if first < 0 else first)
@@ -81,7 +83,7 @@ class LineActor:
         answers[:] = [one.text for one in found]
         facts = np.array([self._facts, *[b""] * (len(found) - 1)], dtype=object)
         ok = np.array([one.ok for one in found])
-        return {"line": batch["data"][:, 0], "ok": ok, "text": answers, "facts": facts}
+        return {"line": batch["line"], "ok": ok, "text": answers, "facts": facts}
 
     async def _answer(self, given: Sequence[tuple[InputLine, int | None]]) -> list[LineAnswer]:
         return list(await asyncio.gather(*(self._answerer.answer(line, first) for line, first in given)))
@@ -91,61 +93,66 @@ class RayLines:
     """The lines of one file that have no answer yet, over a cluster."""
 
     def __init__(self, source: Path, found: Survey, results: LineResults, order: ModelOrder) -> None:
-        self._source, self._found, self._results, self._order = source, found, results, order
+        threads = order.settings.threads or 1  # of each actor: all cores of a node may be those of several
+        self._order = replace(order, settings=replace(order.settings, threads=threads))
+        self._source, self._found, self._results = source, found, results
 
-    def run(self, where: str, *, actors: int, changed: Any, insecure: bool = False) -> None:
-        """Until each line has its answer on disk. `where`: local, auto or the address of a head; `actors`: how many, 0
-        for one on each node; `insecure`: a cluster that anybody may join will do.
+    def run(self, options: PoolOptions, begun: Callable[[], object], changed: Callable[[], object]) -> None:
+        """Until each line has its answer on disk; `begun` is called once the cluster is there, `changed` when there are
+        new answers.
 
-        Raises LinkError where there is no such cluster, ConfigError where it lets anybody in or the input isn't what it
-        was, EngineError where actors fail. What has come by then is on disk.
+        Raises LinkError where there is no such cluster or it has no room, ConfigError where it lets anybody in, the
+        input isn't what it was, or a node has another model; EngineError where actors fail. What has come by then is on
+        disk.
         """
-        with _connected(where, actors, self._order.settings.threads, insecure=insecure) as ray:
-            count = actors or sum(bool(node["Alive"]) for node in ray.nodes())
-            try:
-                self._run(ray, count, changed)
-            except (ray.exceptions.RayError, ray.data.exceptions.UserCodeException) as error:
-                raise EngineError(f"the actors can't go on: {_reason(error)}") from error
-            finally:
-                self._results.commit()
-
-    def _run(self, ray: Any, actors: int, changed: Any) -> None:
         table, digest = self._table()
         if digest != self._found.sha256:
             raise ConfigError(f"{self._source} was changed since its batch began: begin anew")
-        settings = self._order.settings
+        if not len(table):
+            return
+        with open_pool(options, Needs(float(self._order.settings.threads))) as pool:
+            import ray.data
+
+            begun()
+            ray.data.DataContext.get_current().enable_progress_bars = False
+            errors = (ray.exceptions.RayError, ray.data.exceptions.UserCodeException)
+            try:
+                self._run(pool, table, changed)
+            except errors as error:
+                from cutset.cluster.launch.ray_connection import reason_of
+
+                raise EngineError(f"the actors can't go on: {reason_of(error)[:300]}") from error
+            finally:
+                self._results.commit()
+
+    def _run(self, pool: RayPool, table: NDArray[np.int64], changed: Callable[[], object]) -> None:
+        ray, actors, settings = pool.ray, pool.actors, self._order.settings
         at_a_time = max(1, min(AT_A_TIME, settings.max_num_seqs))
         here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
         source = ray.remote(LineSource).options(num_cpus=0, scheduling_strategy=here, max_concurrency=4)
         reader = source.remote(os.path.realpath(self._source))
-        # Small blocks: a slow actor holds up few lines at the end, and little is done again for one that dies.
-        blocks = max(actors, -(-len(table) // (4 * at_a_time)))
-        data = (
-            ray.data.from_numpy(table)
-            .repartition(min(blocks, 4096))
-            .map_batches(
-                LineActor,
-                fn_constructor_args=(self._order, self._found.sha256, reader),
-                batch_size=at_a_time,
-                batch_format="numpy",
-                num_cpus=settings.threads or 1,
-                compute=ray.data.ActorPoolStrategy(
-                    size=actors,
-                    max_concurrent_calls_per_actor=max(2, 2 * settings.max_num_seqs // at_a_time),
-                    enable_true_multi_threading=True,
-                ),
-            )
+        data = ray.data.from_blocks(_blocks(table, actors, at_a_time)).map_batches(
+            LineActor,
+            fn_constructor_args=(self._order, self._found.sha256, reader, os.getcwd()),
+            batch_size=at_a_time,
+            batch_format="numpy",
+            num_cpus=pool.needs.cpus,
+            compute=ray.data.ActorPoolStrategy(
+                size=actors,
+                max_concurrent_calls_per_actor=max(2, 2 * settings.max_num_seqs // at_a_time),
+                enable_true_multi_threading=True,
+            ),
         )
-        for batch in data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+        for batch in _watched(data.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0), pool.check):
             if (batch["line"] < 0).any():
                 raise EngineError(f"an actor can't go on: {msgspec.json.decode(batch['text'][batch['line'] < 0][0])}")
+            for facts in filter(None, batch["facts"].tolist()):  # before an answer of another model is taken
+                self._results.folder.require(msgspec.json.decode(facts))
             rows = zip(batch["line"].tolist(), batch["ok"].tolist(), batch["text"].tolist(), strict=True)
             for line, ok, text in rows:
                 self._results.add(line, ok, text)
-            for facts in filter(None, batch["facts"].tolist()):
-                self._results.folder.require(msgspec.json.decode(facts))
             if self._results.wait_s == 0.0:
                 self._results.commit()
             changed()
@@ -165,57 +172,43 @@ class RayLines:
         return np.array(found, np.int64).reshape(-1, 4), reader.sha256
 
 
+def _watched(batches: Iterable[_T], check: Callable[[], None]) -> Iterator[_T]:
+    """The same, taken by a thread; meanwhile `check` is called every second, which may raise."""
+    came: queue.Queue[tuple[bool, Any]] = queue.Queue(2)
+
+    def take() -> None:
+        try:
+            for batch in batches:
+                came.put((True, batch))
+            came.put((False, None))
+        except BaseException as error:
+            came.put((False, error))
+
+    threading.Thread(target=take, name="cutset-batch-answers", daemon=True).start()
+    while True:
+        try:
+            more, found = came.get(timeout=1.0)
+        except queue.Empty:
+            check()
+            continue
+        if more:
+            yield found
+        elif found is None:
+            return
+        else:
+            raise found
+
+
 def _failure(why: str) -> dict[str, Any]:
     """What an actor gives instead of answers."""
     said = np.array([msgspec.json.encode(why)], dtype=object)
     return {"line": np.array([-1]), "ok": np.array([False]), "text": said, "facts": np.array([b""], dtype=object)}
 
 
-def check_ray(where: str, *, insecure: bool) -> None:
-    """Raises ConfigError without Ray, with another one, and for a cluster without its token authentication: whoever may
-    join it runs code in the actors; LinkError where none is there."""
-    if where not in ("local", "auto"):
-        parse_address(f"tcp://{where.removeprefix('ray://')}")
-    check_installed()
-    check_protected(where, insecure=insecure)
-    if where not in ("local", "auto"):  # Ray itself would try for minutes
-        reachable(where)
+def _blocks(table: NDArray[np.int64], actors: int, at_a_time: int) -> list[Any]:
+    """Lines in small blocks: a slow actor holds up few of them at the end, and little is done again for one that dies.
+    They lie where the driver is, so no node that goes takes one along."""
+    import pyarrow as pa
 
-
-@contextmanager
-def _connected(where: str, actors: int, threads: int, *, insecure: bool) -> Iterator[Any]:
-    """Ray, connected; a local cluster ends with the block. Raises ConfigError and LinkError."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    more: dict[str, Any] = {}
-    if where == "local":
-        # A token for this cluster alone: nobody else on this machine may use it.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        more = {"num_cpus": max(1, actors) * (threads or 1) + 1, "include_dashboard": False}
-        more["object_store_memory"] = STORE
-    import ray
-    import ray.data
-
-    try:
-        context = ray.init(
-            address=where if where == "local" else reachable(where),
-            configure_logging=False,
-            log_to_driver=False,
-            **more,
-        )
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise LinkError(unreachable(where, error)) from None
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray", "ray.data"):  # set up anew when they were imported
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what ends a run is said once, by us
-    try:
-        if where != "local" and not insecure:
-            check_refuses_others(str(context.address_info["gcs_address"]))
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _reason(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__)[:300]
+    count = min(max(actors, -(-len(table) // (4 * at_a_time))), MOST_BLOCKS, len(table))
+    return [pa.table(dict(zip(COLUMNS, part.T, strict=True))) for part in np.array_split(table, count)]

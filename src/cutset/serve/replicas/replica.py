@@ -99,11 +99,12 @@ class _Outbox:
         try:
             beat = 0.0
             while not self.broken:
-                now = time.monotonic()
-                if now - beat >= BEAT:
-                    beat = now
+                messages = self._taken(max(0.0, beat + BEAT - time.monotonic()))
+                # Before the end of a request, too: who has its last token finds it counted.
+                if time.monotonic() - beat >= BEAT or any(map(_ends, messages)):
+                    beat = time.monotonic()
                     pack(self.link, ReplicaBeat(self._llm.stats()), PATIENCE)
-                for message in self._taken(max(0.0, beat + BEAT - now)):
+                for message in messages:
                     pack(self.link, message, PATIENCE)
         except CutsetError as error:
             self.broken = self.broken or str(error)
@@ -125,6 +126,11 @@ class _Outbox:
             elif one is not None:
                 found.append(one)
         return [ReplicaPieces(pieces), *found] if pieces else found
+
+
+def _ends(message: ReplicaPieces | TextVectors) -> bool:
+    """It is the last of a request."""
+    return isinstance(message, TextVectors) or any(one.finished for one in message.deltas)
 
 
 class _Serving:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -34,6 +35,7 @@ __all__ = ["ReplicaConnection", "Work"]
 log = logging.getLogger(__name__)
 
 DIAL = 1.0  # seconds that one try to connect takes at most
+UNKNOWN = 0.05  # seconds between two looks whether it is known where one is
 AGAIN = 0.5  # seconds until another try at one that refused
 TURN = 1.0  # seconds that a wait for a frame takes at most
 PATIENCE = 10.0  # seconds for which a replica may take nothing
@@ -64,8 +66,7 @@ class ReplicaConnection:
         """Connects, within `starting` seconds, and learns what the replica is. `model`: the fingerprint that it must
         have, too. For `refused` seconds it may refuse. Raises EngineError where it has ended, and what a handshake
         raises."""
-        where, handshake = self.launched.address, replace(REPLICA_HANDSHAKE, model=model).with_keys(keys)
-        with_server = dialling_keys(where, keys, self.launched.key)
+        handshake = replace(REPLICA_HANDSHAKE, model=model).with_keys(keys)
         timeouts = Timeouts(connect=DIAL, send=PATIENCE)
         begun, first_refused = time.monotonic(), 0.0
         while True:
@@ -73,9 +74,15 @@ class ReplicaConnection:
                 raise EngineError(f"{self.name} didn't start: {why}")
             if stopped():
                 raise EngineError(f"{self.name} wasn't waited for")
+            if not (where := self.launched.address):
+                if time.monotonic() - begun > starting:
+                    raise EngineError(f"{self.name} didn't start within {starting:g} s")
+                time.sleep(UNKNOWN)
+                continue
+            with_server = dialling_keys(where, keys, self.launched.key)
             try:
                 dialled = handshake.dial(
-                    lambda: connect(where, keys=with_server, timeouts=timeouts, limits=LIMITS), timeout=PATIENCE
+                    partial(connect, where, keys=with_server, timeouts=timeouts, limits=LIMITS), timeout=PATIENCE
                 )
                 break
             except LinkClosed:

@@ -1,4 +1,4 @@
-"""Who starts replicas: processes on this machine, or somebody else at given addresses."""
+"""Who starts replicas: processes on this machine, or somebody else at given addresses; see `ray_replicas`, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LaunchedReplica(Protocol):
 
     @property
     def address(self) -> str:
-        """Where it listens, or soon will."""
+        """Where it listens, or soon will; "" while nobody knows."""
 
     @property
     def key(self) -> bytes | None:
@@ -105,10 +105,11 @@ class LocalReplicas:
         threads: int,
         cache_mib: int = 0,  # of each; 0: as the settings say
         adapters: Mapping[str, str] | None = None,
+        env: Mapping[str, str] | None = None,  # variables that they have besides
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
-        self._threads, self._report = threads, report
+        self._threads, self._report, self._env = threads, report, dict(env or {})
         self._starts = count(1)
         flags = setting_flags(settings, threads=threads, cache_mib=cache_mib or settings.cache_mib)
         self._command = [self.module, "replica", model, *flags]
@@ -122,7 +123,7 @@ class LocalReplicas:
             name,
             [*self._command, "--listen", f"ipc://{path}"],
             directory=self.directory,
-            env=environment(self._threads, drop=("CUTSET_API_KEY",)),
+            env=environment(self._threads, drop=("CUTSET_API_KEY",)) | self._env,
             stderr=PIPE,
         )
         return _LocalReplica(child, f"ipc://{path}", self._report)

@@ -19,7 +19,7 @@ from cutset.engine.params import SamplingParams
 from cutset.engine.resumption import Resumption
 from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
-from cutset.link.keys import load_keys
+from cutset.link.keys import Keys, load_keys
 from cutset.llm import AsyncLLM
 from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress
@@ -34,7 +34,7 @@ from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 
 __all__ = ["ALONE", "ReplicatedLLM", "cache_of_each", "check_replicated"]
 
-ALONE = ("offload", "mode", "pads_from", "stages_listen", "spares", "data_oblivious")
+ALONE = ("offload", "mode", "pads_from", "stages_listen", "data_oblivious")
 
 
 def check_replicated(settings: Settings) -> None:
@@ -42,7 +42,8 @@ def check_replicated(settings: Settings) -> None:
     for name in ALONE:
         if getattr(settings, name):
             raise ConfigError(f"--replicas and --{name.replace('_', '-')} don't go together: leave one of them out")
-    if settings.stages and not isinstance(settings.stages, int):
+    elsewhere = [settings.stages, settings.spares]
+    if any(where and not isinstance(where, int) for where in elsewhere):
         raise ConfigError(
             "--replicas and --stages at addresses don't go together, since a stage serves one engine: give --stages a "
             "number, or start each replica with its own stages (`cutset replica MODEL --stages …`)"
@@ -62,7 +63,7 @@ def cache_of_each(model: str, settings: Settings, count: int, progress: Progress
 class ReplicatedLLM(AsyncLLM):
     """The same as AsyncLLM to whoever asks it. Loading waits for the replicas.
 
-    `all_of_them`: see ReplicaSet.start.
+    `all_of_them`: see ReplicaSet.start. `keys`: this side's pair, where that isn't what the setting `key` names.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class ReplicatedLLM(AsyncLLM):
         chat_template: str | None = None,
         all_of_them: bool = True,
         times: ReplicaTimes | None = None,
+        keys: Keys | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         started = time.perf_counter()
@@ -84,7 +86,8 @@ class ReplicatedLLM(AsyncLLM):
         source = self._open_text(found, chat_template, self.settings.verify)
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         self.offload, self.stages, self._store, self.mode = None, None, None, ""
-        keys = None if self.settings.key is None else load_keys(self.settings.key)
+        if keys is None and self.settings.key is not None:
+            keys = load_keys(self.settings.key)
         self.replicas = ReplicaSet(
             launcher,
             scale,

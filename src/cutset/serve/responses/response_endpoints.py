@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -12,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 from cutset.serve.answer_reader import ChatForm
 from cutset.serve.answers import Answer
 from cutset.serve.endpoints import ChatCompletions
+from cutset.serve.replies import json_reply
 from cutset.serve.requests import ChatRequest
 from cutset.serve.responses.response_answer import ResponseAnswer
 from cutset.serve.responses.response_fields import ResponseChat, parse_response
@@ -52,13 +52,13 @@ class _Stored:
 
     async def get(self, request: Request) -> Response:
         """`GET /v1/responses/{id}`. Raises ApiError 404."""
-        return _json(self._found(request).response)
+        return json_reply(self._found(request).response)
 
     async def delete(self, request: Request) -> Response:
         """`DELETE /v1/responses/{id}`. Raises ApiError 404."""
         name = request.path_params["name"]
         self._stored.delete(request.scope.get("cutset.client"), name)
-        return _json({"id": name, "object": "response", "deleted": True})
+        return json_reply({"id": name, "object": "response", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:
         """`GET /v1/responses/{id}/input_items`, the newest first. Raises ApiError 404."""
@@ -70,7 +70,7 @@ class _Stored:
         if request.query_params.get("order", "desc") != "asc":
             items.reverse()
         ends = {"first_id": items[0].get("id"), "last_id": items[-1].get("id")} if items else {}
-        return _json({"object": "list", "data": items, "has_more": False} | ends)
+        return json_reply({"object": "list", "data": items, "has_more": False} | ends)
 
     def _found(self, request: Request) -> Any:
         return self._stored.get(request.scope.get("cutset.client"), request.path_params["name"])
@@ -84,7 +84,3 @@ def stored_routes(store: ResponseStore) -> list[BaseRoute]:
         Route("/v1/responses/{name}", stored.delete, methods=["DELETE"]),
         Route("/v1/responses/{name}/input_items", stored.input_items, methods=["GET"]),
     ]
-
-
-def _json(content: Any) -> Response:
-    return Response(msgspec.json.encode(content), media_type="application/json")

@@ -20,19 +20,19 @@ from cutset.trust.sealing.sealed_format import CHUNK, MANIFEST, ModelKey, Sealed
 __all__ = ["seal_model", "write_model_key"]
 
 
-def seal_model(model: Path, target: Path) -> ModelKey:
+def seal_model(model: Path, target: Path, line: str = "", generation: int = 0) -> ModelKey:
     """Encrypts all files of a model (a directory, or a GGUF file) into the new directory `target`, under a new key that
-    is returned and written nowhere.
+    is returned and written nowhere; `line` and `generation` as ModelKey has them.
 
     Raises ModelError for a target that holds something, for what can't be read, and for an integer checkpoint whose
     digests are wrong: they aren't compared again when it is opened.
     """
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    key = ModelKey(secrets.token_hex(32), secrets.token_bytes(32), line, generation)
     paths = model_paths(model)
     if (model / DIGESTS).is_file():
         open_source(model, "always")
-    key = ModelKey(secrets.token_hex(32), secrets.token_bytes(32))
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(os.path.realpath(model)))[:100].lstrip("._-") or "model"
     try:
         sizes = [path.stat().st_size for path, _ in paths]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,21 @@ class OnnxFile:
     def dtype(self) -> str:
         """Of its input."""
         return DTYPES[self.picture.type.tensor_type.elem_type]
+
+    @property
+    def files(self) -> list[Path]:
+        """The file, and those beside it that have elements of its tensors."""
+        folder, found = self.path.parent.resolve(), {self.path}
+        inner = (one.t for node in self.model.graph.node for one in node.attribute if one.HasField("t"))
+        for tensor in (*self.model.graph.initializer, *inner):
+            for entry in tensor.external_data:
+                with contextlib.suppress(
+                    ValueError, OSError, RuntimeError
+                ):  # whoever opens that tensor says what it is
+                    place = (folder / entry.value).resolve()
+                    if entry.key == "location" and place.is_relative_to(folder) and place.is_file():
+                        found.add(place)
+        return sorted(found)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from cutset.errors import GraphError
 from cutset.kernels.reference_linear import top_of
 from cutset.models.files.integer import most_bits
 from cutset.partition.graph import Graph
-from cutset.partition.node import Node, Read, Value, Weight
+from cutset.partition.node import Node, Read, Value, Weight, free_name
 from cutset.video.network_model import NetworkModel
 from cutset.video.quantised.calibration_inputs import LayerInputs
 from cutset.video.quantised.candidates import ProductCandidate, candidates
@@ -67,7 +67,7 @@ def quantise_network(
         layers.append(_layer(number, one, seen, bits))
         bias: Weight | None = None
         if one.bias is not None:
-            bias = Weight(_free(f"{one.name}.bias", {*graph.weights, *weights}))
+            bias = Weight(free_name(f"{one.name}.bias", {*graph.weights, *weights}))
             described[bias.name] = Value(bias.name, one.bias.shape, "float32")
             weights[bias.name] = one.bias
         nodes[one.nodes[0]] = _product(graph, number, one, bias)
@@ -98,13 +98,6 @@ def _layer(number: int, one: ProductCandidate, seen: LayerInputs, bits: int) -> 
     largest = seen.largest[one.source]
     scale = float(np.float32(ROOM * largest / top_of(own))) if largest > 1e-20 else 1.0
     return IntegerLayer(number, one.name, one.shape, own, scale, weight, scales)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    found, number = name, 2
-    while found in taken:
-        found, number = f"{name}#{number}", number + 1
-    return found
 
 
 def _seen(
