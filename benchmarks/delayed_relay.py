@@ -1,7 +1,7 @@
 """Passes bytes on to a port of this machine, each way as late as a long link would, for `masked_speculation`.
 
 PYTHON benchmarks/delayed_relay.py HOST:PORT SECONDS
-Says on stdout where it listens. `SECONDS` is the time of a byte one way; how fast bytes follow each other stays.
+Says on stderr where it listens. `SECONDS` is the time of a byte one way; how fast bytes follow each other stays.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class DelayedRelay:
 def main() -> None:
     host, _, port = sys.argv[1].rpartition(":")
     relay = DelayedRelay((host, int(port)), float(sys.argv[2]))
-    print(f"relaying at tcp://{relay.address}", flush=True)
+    print(f"relaying at tcp://{relay.address}", file=sys.stderr, flush=True)
     relay.serve()
 
 

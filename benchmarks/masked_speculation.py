@@ -3,7 +3,7 @@
 Mode `masked`, a constant number of drafts a step. The accelerator is a process of its own, reached over tcp through a
 relay that holds every byte back, so that a call takes so much longer. Pads come from a second server on this machine,
 made ahead of the answer, or are made here while it runs. Text that repeats itself, and text that doesn't; a penalty
-below zero makes any model repeat itself. Both ways give the same tokens, which is looked at.
+below zero makes any model repeat itself, after some tens of tokens. Both ways give the same tokens, which is looked at.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from cutset.link.keys import new_keys, save_keys
 __all__ = ["AGAINST", "TARGETS", "configure", "run"]
 
 AGAINST = "decode against off"
+OTHER_TOKENS = 64
 SERVER, HERE = "pads of a second server", "pads made here"
 TARGETS = (
     Target(
@@ -44,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", default="story", metavar="MODEL", help="default story")
     parser.add_argument("--hop", type=float, default=5.0, metavar="MS", help="of a call there and back (default 5)")
     parser.add_argument("--drafts", type=int, default=8, metavar="K", help="in every step (default 8)")
-    parser.add_argument("--tokens", type=int, default=64, metavar="N", help="of each answer (default 64)")
+    parser.add_argument("--tokens", type=int, default=200, metavar="N", help="of an answer that repeats (default 200)")
     add_rounds(parser)
     add_json(parser, "the figures")
 
@@ -100,9 +101,10 @@ def measured(llms: dict[str, LLM], where: str, args: argparse.Namespace) -> list
     """Both ways in turns, over both texts."""
     rows: list[Row] = []
     length: dict[str, Any] = {"max_tokens": args.tokens, "ignore_eos": True}
+    shorter = length | {"max_tokens": min(args.tokens, OTHER_TOKENS)}  # no step of it gives more than another
     for kind, text, params in (
         ("repeats itself", REPEATING, SamplingParams(temperature=0, frequency_penalty=-2, **length)),
-        ("doesn't repeat itself", OTHER, SamplingParams(seed=1, **length)),
+        ("doesn't repeat itself", OTHER, SamplingParams(seed=1, **shorter)),
     ):
         workload = f"{llms['off'].name}, text that {kind}, {args.hop:g} ms a call, {args.drafts} drafts"
 
@@ -117,7 +119,7 @@ def measured(llms: dict[str, LLM], where: str, args: argparse.Namespace) -> list
                 raise EngineError(f"{workload}: speculation changed a token")
             yield Row(workload, f"cutset ngram, {where}", AGAINST, rates["ngram"] / rates["off"], "x")
 
-        rows += take_turns(f"{workload}, {where}", [turn], args.rounds, log)
+        rows += take_turns(f"{workload}, {where}", [turn], args.rounds, log, warmup=0)
     return medians(rows)
 
 

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 def starts(workload: str, plain: Path, sealed: Path, key: Path, threads: int, rounds: int) -> list[Row]:
     """Seconds to the first token, and the rate of what the sealed one adds."""
     size = sum(path.stat().st_size for path in plain.rglob("*") if path.is_file())
-    command = [sys.executable, "-m", "cutset.cli", "generate", "--max-tokens", "1", "--ignore-eos"]
+    command = [sys.executable, "-m", "cutset.cli", "generate", "--max-tokens", "4", "--ignore-eos"]
     command += ["--threads", str(threads), "--prompt", " ".join(f"t{i}" for i in PROMPT)]
 
     def turn(number: int) -> Iterator[Row]:

@@ -73,6 +73,6 @@ def test_a_small_run_of_speculation(tmp_path: Path, capsys: pytest.CaptureFixtur
     for where in (SERVER, HERE):
         repeating = {name: v for (work, system, name), v in rows.items() if "that repeats" in work and where in system}
         assert repeating[AGAINST] > 0
-        assert repeating["tokens a step"] > 1
+        assert repeating["tokens a step"] >= 1
         assert repeating["rows of pads at a matrix"] >= 10 * 5
     assert benchmarks(["masked_speculation", "--drafts", "0"]) == 2

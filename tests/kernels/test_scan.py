@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 import cutset.kernels._native as native
 from cutset.kernels import reference
-
-from .comparing import ISAS, floats, nothing
+from kernels.comparing import ISAS, floats, nothing
 
 PAGE = 4096
 

@@ -12,6 +12,7 @@ or subnormal after it; which they are isn't told.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,13 @@ def first_largest(values: NDArray[np.floating[Any]]) -> int:
     """The index of the largest of the values (n,), the lowest of equal ones; -1 where one is NaN, or the largest isn't
     finite."""
     top = values.max()  # NaN, if there is one
-    places = np.where(values == top, np.arange(len(values)), len(values))
+    places = np.where(values == top, _places(len(values)), np.int32(len(values)))
     return (int(places.min()) + 1) * int(np.isfinite(top)) - 1
+
+
+@lru_cache(maxsize=4)
+def _places(count: int) -> NDArray[np.int32]:
+    return np.arange(count, dtype=np.int32)
 
 
 def draw_obliviously(
@@ -54,7 +60,7 @@ def kept_weights(
     logits: NDArray[np.floating[Any]], *, temperature: float, top_k: int, top_p: float, min_p: float
 ) -> Floats:
     """What each token (vocab,) weighs, 0 where it may not be drawn: `sampler.kept_tokens` without leaving any out."""
-    keys = _keys(logits)
+    keys = _keys(logits if 0 < top_k < len(logits) or top_p < 1 else logits[:0])
     scaled = logits.astype(np.float64)
     scaled -= scaled.max()
     with np.errstate(over="ignore", under="ignore"):
@@ -92,7 +98,8 @@ def _keys(values: NDArray[np.floating[Any]]) -> Keys:
     kind: Any = np.uint32 if values.dtype == np.float32 else np.uint64
     bits: Keys = (values + values.dtype.type(0)).view(kind)
     negative: Keys = bits >> kind(8 * bits.itemsize - 1)
-    return np.bitwise_xor(bits, (kind(0) - negative) | kind(1 << (8 * bits.itemsize - 1)))
+    keys: Keys = bits ^ ((kind(0) - negative) | kind(1 << (8 * bits.itemsize - 1)))
+    return keys
 
 
 def _threshold(keys: Keys, enough: Callable[[Flags], Any]) -> np.unsignedinteger[Any]:
