@@ -1,10 +1,10 @@
 """Stages that Ray placed beside stages that were started by hand, and what Ray costs at rest: `python -m benchmarks
 ray_stages`.
 
-All are processes on this machine, on tcp with keys, with the same threads and memory, and none has the model: weights go
-over links to all of them, before anything is timed. Rounds take turns. At rest, processor time is read from the system's
-own accounts: of an actor's process without the stage that is its child, of a node's other processes of Ray, and of the
-driver that all stages share. The figure that is judged has all of these.
+All are processes on this machine, on tcp with keys, with the same threads, and have the model on its disk. Rounds take
+turns. At rest, processor time is read from the system's own accounts: of an actor's process without the stage that is
+its child, of a node's other processes of Ray, and of the driver that all stages share. The figure that is judged has
+all of these.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _by_hand(args: argparse.Namespace, folder: Path, how: dict[str, Any]) -> Ite
         for number, where in enumerate(places):
             save_keys(new_keys(), f"stage{number}", folder)
             keyed = ["--key", str(folder / f"stage{number}.key"), "--allow", str(folder / "me.pub")]
-            words = ["cutset.cli", "stage", "--listen", where, *keyed, "--threads", "1"]
+            words = ["cutset.cli", "stage", args.model, "--listen", where, *keyed, "--threads", "1"]
             children.append(Child(f"stage {number}", words, env=environment(1), stderr=PIPE))
             children[-1].until("listening on")
         public = [folder / f"stage{number}.pub" for number in range(args.stages)]

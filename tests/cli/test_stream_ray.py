@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("av")
 
-from cutset.batches.file_records import FileRecord
+from cutset.batches.file_records import FileRecord, begin_record
 from cutset.batches.shard_folder import ShardFolder
 from cutset.cli import main, stream_ray
-from cutset.cli.stream_ray import ActorLost, FileOrder, FilePiece, RayFiles
+from cutset.cli.stream_files import UnusableFile
+from cutset.cli.stream_ray import ActorLost, FileActor, FileOrder, FilePiece, RayFiles
 from cutset.cluster.launch import ray_pool
 from cutset.config import load_stream_settings
-from cutset.errors import CutsetError, EngineError
+from cutset.errors import CutsetError, EngineError, GraphError
 
 Script = Callable[[str, int], Any]  # of a file's name and how often it was begun: pieces, or why there are none
 
@@ -52,6 +54,13 @@ class FakeActor:
         return piece
 
 
+@dataclass(eq=False)
+class Call:
+    actor: Any
+    method: str
+    given: tuple[Any, ...]
+
+
 class FakePool:
     """Calls are done when they are waited for, the last one first."""
 
@@ -67,14 +76,13 @@ class FakePool:
         return self.made[-1]
 
     def call(self, actor: Any, method: str, *given: Any) -> Any:
-        return actor, method, given
+        return Call(actor, method, given)
 
     def wait(self, calls: Sequence[Any], seconds: float) -> Sequence[Any]:
         return calls[-1:]
 
     def answer(self, call: Any) -> Any:
-        actor, method, given = call
-        return getattr(actor, method)(*given)
+        return getattr(call.actor, call.method)(*call.given)
 
     def end(self, actor: Any) -> None:
         actor.ended = True
@@ -219,6 +227,41 @@ def test_actors_join(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(run.written()) == 8
 
 
+def test_an_actor_gives_pieces_and_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"a")
+    record = begin_record(tmp_path / "a")
+    actor = FileActor(FileOrder({}, load_stream_settings({}), {}, "."))
+    found: list[Any] = []
+
+    class Player:
+        def lines(self, path: Path) -> Iterator[bytes]:
+            for one in found:
+                if isinstance(one, Exception):
+                    raise one
+                yield one
+
+    actor._player = Player()
+
+    def played(*lines: Any) -> list[FilePiece]:
+        found[:] = lines
+        assert actor.begin(record) == ""
+        pieces = [actor.more()]
+        while pieces[-1].state == "more":
+            pieces.append(actor.more())
+        return pieces
+
+    assert played(b"1\n", b"2\n") == [FilePiece(b"1\n2\n", 2, "done")]
+    monkeypatch.setattr(stream_ray, "PIECE", 3)
+    assert played(b"1\n", b"2\n", b"3\n") == [FilePiece(b"1\n2\n", 2, "more"), FilePiece(b"3\n", 1, "done")]
+    assert played(b"1\n", UnusableFile("cut off")) == [FilePiece(b"1\n", 1, "unusable", "cut off")]
+    assert played(UnusableFile("odd", GraphError("odd")))[-1].state == "doubted"
+    assert played(EngineError("a worker is lost"))[-1] == FilePiece(b"", 0, "failed", "a worker is lost")
+    (tmp_path / "a").write_bytes(b"b")
+    assert "is another file at " in actor.begin(record)
+    (tmp_path / "a").unlink()
+    assert "can't be read at " in actor.begin(record)
+
+
 @pytest.fixture
 def spots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The command with a detector of spots and five files, of which two are none; Ray's actors are of this process."""
@@ -256,6 +299,7 @@ def over_fakes(self: RayFiles, options: Any, files: Any, begun: Any) -> None:
     self.play(Closing(lambda: stream_ray.FileActor(self._order), 1), files)
 
 
+@pytest.mark.slow
 def test_the_same_bytes_as_without_ray(
     spots: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -34,6 +34,10 @@ def kustomized(directory: Path) -> list[Object]:
         found += kustomized(place) if place.is_dir() else documents(place)
     for generated in told.get("configMapGenerator", ()):
         data = dict(text.split("=", 1) for text in generated["literals"])
+        if generated.get("behavior") == "merge":
+            [target] = [one for one in found if identity(one) == ("v1", "ConfigMap", generated["name"])]
+            target["data"] |= data
+            continue
         found.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": generated["name"]}, "data": data})
     for patch in told.get("patches", ()):
         assert patch.keys() <= {"path", "patch"}

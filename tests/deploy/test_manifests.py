@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.deploy.custom_kinds import SCHEMAS, templates
 from tests.deploy.kustomized import kustomized
 
 ROOT = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
-OVERLAYS = ["base", *(f"overlays/{name}" for name in ("replicas", "stages", "leaderworkerset", "ray"))]
+OVERLAYS = ["base", *(f"overlays/{name}" for name in ("replicas", "stages", "leaderworkerset", "ray", "ray-replicas"))]
 VERSION = "1.37"
 Object = dict[str, Any]
 
@@ -150,9 +151,23 @@ def test_selectors_find_pods(objects: list[Object]) -> None:
         if selector and one["kind"] in ("Service", "Deployment", "StatefulSet", "PodDisruptionBudget", "NetworkPolicy"):
             assert any(selects(selector, each) for each in every), f"{one['kind']} {one['metadata']['name']}"
     budgets = of_kind(objects, "PodDisruptionBudget")
-    for one in (*of_kind(objects, "Deployment"), *of_kind(objects, "StatefulSet")):
-        pod = labels(one["spec"]["template"])
-        assert any(selects(budget["spec"]["selector"], pod) for budget in budgets)
+    for pod in pods(objects):
+        if labels(pod)["app.kubernetes.io/component"] == "stage" and of_kind(objects, "LeaderWorkerSet"):
+            continue  # a group's pods go together with their server, which has a budget
+        assert any(selects(budget["spec"]["selector"], labels(pod)) for budget in budgets), labels(pod)
+
+
+VARIABLE = re.compile(r"\$\(([A-Z_]+)\)")
+GIVEN = ("POD_NAME", "LWS_LEADER_ADDRESS", "LWS_WORKER_INDEX")  # by Kubernetes and LeaderWorkerSet, to each pod
+
+
+def test_values_in_commands_are_those_of_the_config_map(objects: list[Object]) -> None:
+    """What an overlay of one's own changes: the model, and how many stages or replicas there are."""
+    [values] = [one["data"] for one in of_kind(objects, "ConfigMap")]
+    for one in containers(objects):
+        words = " ".join([*one.get("args", ()), *one.get("command", ())])
+        for name in VARIABLE.findall(words):
+            assert name in GIVEN or (name in values and {"configMapRef": {"name": "cutset"}} in one["envFrom"]), name
 
 
 def allowed(objects: list[Object], source: dict[str, str], target: dict[str, str], port: int) -> bool:
@@ -172,12 +187,14 @@ def allowed(objects: list[Object], source: dict[str, str], target: dict[str, str
     return side(source, target, "Egress", "to") and side(target, source, "Ingress", "from")
 
 
-LINKS = {  # who dials whom, at which port
+RAY_LINKS = [("server", "ray", 6379), ("ray", "ray", 12345), ("ray", "server", 12345), ("server", "server", 1)]
+LINKS: dict[str, list[tuple[str, str, int]]] = {  # who dials whom, at which port
     "base": [],
     "overlays/replicas": [("server", "replica", 7000)],
     "overlays/stages": [("server", "stage", 7001), ("stage", "stage", 7001)],
     "overlays/leaderworkerset": [("stage", "server", 7100)],
-    "overlays/ray": [("server", "ray", 6379), ("ray", "ray", 12345), ("ray", "server", 12345), ("server", "server", 1)],
+    "overlays/ray": RAY_LINKS,
+    "overlays/ray-replicas": RAY_LINKS,
 }
 
 
@@ -190,7 +207,7 @@ def test_policies_let_links_through_and_nothing_else(overlay: str) -> None:
     for source in kinds:
         for target in kinds:
             for port in ports:
-                wanted = (source, target, port) in LINKS[overlay] or overlay == "overlays/ray"
+                wanted = (source, target, port) in LINKS[overlay] or LINKS[overlay] is RAY_LINKS
                 found = allowed(objects, kinds[source], kinds[target], port)
                 assert found == wanted, f"{source} to {target}, port {port}"
     stranger = {"app": "stranger"}

@@ -119,6 +119,25 @@ def test_the_head_is_killed_and_comes_back(token: dict[str, str], whole: list[in
         nodes.close()
 
 
+def test_a_stream_goes_on_without_a_head(token: dict[str, str]) -> None:
+    """While its nodes live; no picture is lost, and none comes twice."""
+    pytest.importorskip("torch")
+    from cluster.run.pictures import expected, moving, same, small_model
+    from cutset.stream import Stream
+
+    nodes, pictures, results = Nodes(2, token), moving(60), list[Any]()
+    how: dict[str, Any] = {"workers": 2, "ray": nodes.address, "scheduler": "even", "rate": 10.0}
+    try:
+        with Stream(small_model(), pictures, **how) as stream:
+            for result in stream:
+                results.append(result)
+                if len(results) == 5:
+                    nodes.do(do="end head")
+        same(results, expected(pictures))
+    finally:
+        nodes.close()
+
+
 def test_no_room(nodes: Nodes, token: dict[str, str]) -> None:
     with pytest.raises(CutsetError, match=r"has no room for the plan.*free"):
         LLM("story", stages=3, ray=nodes.address, place=["stage0=cpu:50"], **SMALL)
@@ -186,3 +205,34 @@ def test_a_cluster_without_tokens_is_refused_whatever_this_side_has(monkeypatch:
             assert answer(llm)
     finally:
         open_to_all.close()
+
+
+ELSEWHERE = """
+import ray._private.services as services
+others, find = set(services.find_node_ids()), services.find_node_ids
+services.find_node_ids = lambda: set(find()) - others  # as on a machine without a node
+import json, ray, sys
+from cutset.cluster.launch.party_needs import Needs
+from cutset.cluster.launch.ray_cluster import RayCluster
+cluster = RayCluster()
+cluster.open({"where": sys.argv[1], "insecure": False})
+try:
+    alive = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    assert cluster.reserve({f"party{i}": Needs(1.0) for i in range(3)}, 60.0) == "", cluster.free()
+    here = ray.get_runtime_context().get_node_id()
+    placed = ray.util.placement_group_table(cluster._groups["party0"][0])["bundles_to_node_id"].values()
+    print(json.dumps([alive, here in placed]))
+finally:
+    cluster.close()
+"""
+
+
+def test_a_machine_that_is_no_node_joins_without_processors(nodes: Nodes, token: dict[str, str]) -> None:
+    """As a server in a pod of its own, which asks for the head by name: nothing is placed on it."""
+    for _ in range(2):  # the node that joined for the first one has gone
+        command = [sys.executable, "-c", ELSEWHERE, nodes.address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        alive, placed_here = json.loads(done.stdout.splitlines()[-1])
+        assert sorted(alive) == [0, 0, 2, 2, 2], "a head without processors, three nodes, and this side"
+        assert not placed_here

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,31 @@ def stands(launcher: RayLauncher, name: str) -> bool:
     return True
 
 
+class Outages:
+    """How long parties were nowhere, from when Ray had said that they were gone until they were in use again."""
+
+    def __init__(self, launcher: RayLauncher) -> None:
+        self.seconds: list[float] = []
+        self._launcher, self._over = launcher, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        since: dict[str, float] = {}
+        while not self._over.wait(0.02):
+            for name in self._launcher.names:
+                if not stands(self._launcher, name):
+                    since.setdefault(name, time.monotonic())
+                elif name in since:
+                    self.seconds.append(time.monotonic() - since.pop(name))
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+        found = sorted(self.seconds)
+        print(f"{len(found)} parties were away for {found[len(found) // 2]:.1f} s (median), {found[-1]:.1f} s at most")
+
+
 def heads() -> set[str]:
     """Processes that are heads of Ray clusters."""
     found = set()
@@ -73,7 +99,7 @@ def test_tokens_of_stages(nodes: Nodes, token: dict[str, str], whole: tuple[list
             plan = pipeline.plan
             return plan is not None and len(plan.stages) == 2 and all(stands(launcher, name) for name in launcher.names)
 
-        moved = 0
+        outages, moved = Outages(launcher), 0
         for _ in range(TIMES):
             until(complete, 120.0)
             before, found, changing = launcher.addresses, list[int](), None
@@ -87,6 +113,7 @@ def test_tokens_of_stages(nodes: Nodes, token: dict[str, str], whole: tuple[list
             assert found == whole[0]
             until(complete, 120.0)
             moved += launcher.addresses != before
+        outages.close()
         assert moved >= TIMES // 4, "nodes with parties on them went"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,8 +86,13 @@ def node_of(llm: ReplicatedLLM, launcher: RayReplicas) -> str:
     return launcher.placed.nodes[busy[0]]
 
 
-def test_a_node_goes_in_the_middle_of_an_answer(fakes: Fakes, whole: list[int]) -> None:
+def test_a_node_goes_in_the_middle_of_an_answer(
+    fakes: Fakes, whole: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Placed on two nodes, each with a key of its own; another node takes the lost one's place, with another key."""
+    secrets = {"CUTSET_API_KEY": "clients-send-it", "RAY_AUTH_TOKEN": "nodes-have-it"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
     with placed(ReplicaScale(2, 2)) as (llm, launcher, said):
         ray, before = launcher.placed, launcher.placed.addresses
         assert len(set(ray.nodes.values())) == 2
@@ -94,6 +100,9 @@ def test_a_node_goes_in_the_middle_of_an_answer(fakes: Fakes, whole: list[int]) 
         for party in fakes.cluster.orders[0]["parties"].values():
             assert party["order"]["command"][:3] == ["cutset.cli", "replica", "story"]
             assert ray.keys.secret.hex() not in str(party)
+        for pid in fakes.cluster.living():
+            environ = Path(f"/proc/{pid}/environ").read_bytes()
+            assert not any(value.encode() in environ for value in secrets.values())
         gone: list[str] = []
 
         def remove() -> None:

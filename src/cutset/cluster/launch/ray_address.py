@@ -27,7 +27,8 @@ except AuthenticationError:
 
 
 def reachable(where: str) -> str:
-    """The address of a head that accepts connections: Ray itself would try for a minute. Raises LinkError."""
+    """The address of a head that accepts connections, a name resolved: Ray itself would try for a minute. Raises
+    LinkError."""
     address = where
     if where == "auto":
         from ray._private.services import canonicalize_bootstrap_address
@@ -37,10 +38,10 @@ def reachable(where: str) -> str:
             raise LinkError(unreachable(where, ConnectionError("none runs on this machine")))
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACHABLE).close()
+        with socket.create_connection((host.strip("[]"), int(port)), REACHABLE) as head:
+            return f"{head.getpeername()[0]}:{port}" if head.family == socket.AF_INET else address
     except (OSError, ValueError) as error:
         raise LinkError(unreachable(address, error)) from None
-    return address
 
 
 def unreachable(where: str, error: Exception) -> str:

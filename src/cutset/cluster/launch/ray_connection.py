@@ -53,6 +53,7 @@ class RayConnection:
         self.address = ""
         self._looked = self._seen = time.monotonic()
         self._local: Any = None
+        self._joined: Any = None  # a node of this side's own in somebody else's cluster
         self._folder = folder
         logging.getLogger("ray").setLevel(logging.ERROR)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it sends nothing to its makers
@@ -79,6 +80,8 @@ class RayConnection:
         os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
         # No processes for tasks that nobody will ask for; and what is placed computes at the usual priority.
         os.environ |= {"RAY_enable_worker_prestart": "0", "RAY_worker_niceness": "0"}
+        # No figures of nodes and tasks for a dashboard that there isn't.
+        os.environ |= {"RAY_enable_metrics_collection": "0", "RAY_task_events_report_interval_ms": "0"}
 
     def _start_nodes(self, nodes: int, cpus: float, gpus: float) -> str:
         import ray._private.utils
@@ -104,7 +107,7 @@ class RayConnection:
         from ray.exceptions import AuthenticationError
 
         try:
-            loopback = self._local is not None or _on_loopback(where)
+            loopback = self._local is not None or self._be_a_node(where)
             context = ray.init(
                 address=where,
                 namespace=f"cutset-{secrets.token_hex(8)}",
@@ -123,6 +126,30 @@ class RayConnection:
         except (RuntimeError, ValueError) as error:
             raise LinkError(_refused(where, error)) from None
         self.address = str(context.address_info["gcs_address"])
+
+    def _be_a_node(self, where: str) -> bool:
+        """Ray lets a driver in by a node on its machine alone. Where there is none, this side joins as one without
+        processors, on which nothing is placed. Whether nodes are at the loopback address."""
+        from ray._private import services
+        from ray import _raylet
+
+        raylet: Any = _raylet
+        nodes = raylet.GcsClient(address=where).get_all_node_info(timeout=ASKING)
+        alive = {name.hex(): node for name, node in nodes.items() if node.state == node.ALIVE}
+        loopback = where.startswith(f"{LOOPBACK}:") and any(
+            node.node_manager_address == LOOPBACK for node in alive.values()
+        )
+        if loopback:
+            _stay_on_loopback()
+        if not alive.keys() & set(services.find_node_ids()):
+            from ray._private.node import Node
+            from ray._private.parameter import RayParams
+
+            here = {"node_ip_address": LOOPBACK} if loopback else {}
+            nothing = {"num_cpus": 0, "num_gpus": 0, "memory": 0, "min_worker_port": 0, "max_worker_port": 0}
+            params = RayParams(gcs_address=where, object_store_memory=STORE, **nothing, **here)
+            self._joined = Node(params, head=False, shutdown_at_exit=True, spawn_reaper=True)
+        return loopback
 
     def check(self) -> None:
         """Call it now and then: raises LinkError where the head has been gone for a while."""
@@ -180,6 +207,10 @@ class RayConnection:
         ending = threading.Thread(target=_shut_down, name="cutset-ray-end", daemon=True)
         ending.start()
         ending.join(ENDING)
+        joined, self._joined = self._joined, None
+        if joined is not None:
+            with contextlib.suppress(Exception):
+                joined.kill_all_processes(check_alive=False, allow_graceful=True)
         if local is not None:
             with contextlib.suppress(Exception):
                 local.shutdown()
@@ -209,19 +240,6 @@ def _stay_on_loopback() -> None:
     import ray._private.services
 
     ray._private.services.resolve_ip_for_localhost = lambda host: host
-
-
-def _on_loopback(where: str) -> bool:
-    """Whether a cluster's nodes listen at the loopback address alone, as those that `local` starts."""
-    if not where.startswith(f"{LOOPBACK}:"):
-        return False
-    from ray._raylet import GcsClient
-
-    nodes = GcsClient(address=where).get_all_node_info(timeout=ASKING)
-    found = any(node.node_manager_address == LOOPBACK for node in nodes.values())
-    if found:
-        _stay_on_loopback()
-    return found
 
 
 def _refused(where: str, error: Exception) -> str:

@@ -74,7 +74,7 @@ def open_driver(folder: Path | None = None) -> RayDriverProcess:
     """A driver's process, with the Ray that is installed; it removes the folder when it is left alone. Raises
     ConfigError where that isn't the right Ray."""
     check_installed()
-    env = environment() | {"RAY_USAGE_STATS_ENABLED": "0"}
+    env = environment(drop=("CUTSET_API_KEY",)) | {"RAY_USAGE_STATS_ENABLED": "0"}
     module, stderr = "cutset.cluster.launch.ray_driver", None if os.environ.get("CUTSET_DEBUG") else DEVNULL
     return Child("Ray's driver", [module], directory=folder, env=env, stdin=PIPE, stdout=PIPE, stderr=stderr)
 

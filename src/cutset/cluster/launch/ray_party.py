@@ -83,8 +83,8 @@ class RayParty:
             allow = directory / "allowed"
             allow.write_text("".join(f"{bytes.fromhex(key).hex()}\n" for key in allowed))
             words = [*command, "--listen", tcp_address(host), "--key", str(secret), "--allow", str(allow)]
-            # Without Ray's token: a party has no business with the cluster.
-            env = environment(threads, drop=("RAY_",))
+            # Without Ray's token and clients' keys: a party has no business with the cluster, nor with these.
+            env = environment(threads, drop=("RAY_", "CUTSET_API_KEY"))
             self._child = child = Child("the party", words, directory=directory, env=env, stderr=PIPE)
             try:
                 address = child.until(LISTENING)[1]

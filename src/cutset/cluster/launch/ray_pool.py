@@ -66,7 +66,9 @@ def open_pool(options: PoolOptions, needs: Needs) -> Iterator[RayPool]:
     from cutset.cluster.launch.ray_connection import RayConnection
 
     nodes = max(1, options.actors)
-    with RayConnection(options.where, nodes=nodes, cpus=nodes * needs.cpus, insecure=options.insecure) as connection:
+    with _silent():
+        connection = RayConnection(options.where, nodes=nodes, cpus=nodes * needs.cpus, insecure=options.insecure)
+    with connection:
         import ray
 
         logging.getLogger("ray").setLevel(logging.CRITICAL)
@@ -76,6 +78,22 @@ def open_pool(options: PoolOptions, needs: Needs) -> Iterator[RayPool]:
         if free:
             raise LinkError(no_room([needs] * actors, connection.name, free, LESS))
         yield RayPool(ray, options, needs, actors, connection.check)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What Ray's own code writes while it connects is thrown away, and later what processes write that it starts."""
+    if os.environ.get("CUTSET_DEBUG"):
+        yield
+        return
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _fitting(ray: Any, needs: Needs) -> int:

@@ -7,6 +7,7 @@ Lines and answers go through Ray's object store as text; nothing of a model does
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -113,6 +114,7 @@ class RayLines:
         with open_pool(options, Needs(float(self._order.settings.threads))) as pool:
             import ray.data
 
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it was set up anew when it was imported
             begun()
             ray.data.DataContext.get_current().enable_progress_bars = False
             errors = (ray.exceptions.RayError, ray.data.exceptions.UserCodeException)
