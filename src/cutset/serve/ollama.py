@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -247,7 +248,8 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Raises ApiError for pictures.
     """
-    found, calls, waiting = [], 0, list[str]()
+    found, calls, waiting = [], 0, deque[str]()  # ids of calls, of which some may have their results
+    without = Counter[str]()  # of calls without results, by their ids
     for index, message in enumerate(messages):
         kept = {name: value for name, value in message.items() if value not in (None, [])}
         if kept.pop("images", None):
@@ -262,6 +264,7 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     raise invalid(f"messages[{index}].tool_calls must be objects with a function", "messages")
                 given = call.get("id")
                 waiting.append(given if isinstance(given, str) and given else f"call_{calls}")
+                without[waiting[-1]] += 1
                 calls += 1
                 arguments = function.get("arguments", {})
                 text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
@@ -270,10 +273,12 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if kept.get("role") == "tool":
             if (name := kept.pop("tool_name", None)) is not None:
                 kept["name"] = name
-            if kept.get("tool_call_id") in waiting:
-                waiting.remove(kept["tool_call_id"])
-            elif "tool_call_id" not in kept and waiting:
-                kept["tool_call_id"] = waiting.pop(0)
+            while waiting and not without[waiting[0]]:
+                waiting.popleft()
+            if "tool_call_id" not in kept and waiting:
+                kept["tool_call_id"] = waiting.popleft()
+            if isinstance(answered := kept.get("tool_call_id"), str) and without[answered]:
+                without[answered] -= 1
         kept.setdefault("content", "")
         found.append(kept)
     return found
