@@ -129,7 +129,12 @@ class _Translated:
     async def _ask(
         self, app: ASGIApp, fields: dict[str, Any], lines: Lines, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        await app(scope, replayed(msgspec.json.encode(fields), receive), lines.to(send))
+        body, most = msgspec.json.encode(fields), self.service.limits.body_bytes
+        if len(body) > most:  # ids of calls are added to it
+            raise ApiError(
+                413, f"the request has more than {most} bytes with the ids that its calls get: make it smaller"
+            )
+        await app(scope, replayed(body, receive), lines.to(send))
 
 
 class OllamaChat(_Translated):
