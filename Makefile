@@ -16,10 +16,12 @@ BUILD_INPUTS := pyproject.toml constraints.txt CMakeLists.txt $(shell find nativ
 LIBRARIES := $(if $(findstring runner,$(MAKECMDGOALS)),,.venv/libraries.stamp)
 CORE := build/core/libcutset_core.a
 CORE_INPUTS := CMakeLists.txt $(shell find native/kernels native/core -type f)
-SOURCES := src tests training benchmarks attacks
+SOURCES := src tests training benchmarks attacks release
+# The time in what is built: that of the commit, where this is a checkout of one.
+EPOCH := $(or $(SOURCE_DATE_EPOCH),$(shell git log -1 --format=%ct 2>/dev/null),1667997441)
 NATIVE := $(shell find native -name '*.cpp' -o -name '*.h')
 
-.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models quotes wheel sanitized sanitize \
+.PHONY: help demo test-built test test-all test-oldest test-llama-index smollm2 onnx-models quotes wheel rebuild sanitized sanitize \
 	lint format runner runner-asan \
 	benchmarks clean
 
@@ -32,6 +34,7 @@ help:
 	@echo "make onnx-models fetches two trained ONNX files that some tests need, likewise"
 	@echo "make quotes      fetches real quotes of enclaves that some tests need, likewise"
 	@echo "make wheel       builds dist/: an sdist, and a wheel that installs without a compiler"
+	@echo "make rebuild     builds that wheel from the sdist twice more, elsewhere, and compares every byte: takes a while"
 	@echo "make sanitize    the native tests under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make lint        ruff, mypy, clang-format;  make format mends what can be mended"
 	@echo "make runner      builds build/runner/cutset-runner, which needs no Python; runner-asan one with sanitizers"
@@ -119,11 +122,17 @@ test-llama-index: .venv-llama-index/stamp
 
 # Built where the environment's build tools lie, so that what was compiled for the tests is taken as it is.
 wheel: .venv/wheel.stamp
-.venv/wheel.stamp: .venv/dev.stamp LICENSE README.md $(shell find src -type f -not -name '*.pyc')
+.venv/wheel.stamp: .venv/dev.stamp LICENSE README.md $(shell find src release -type f -not -name '*.pyc')
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist --sdist .
 	$(BIN)/python -m build --no-isolation --outdir dist -C cmake.define.CUTSET_CORE=$(abspath $(CORE)) --wheel .
+	$(BIN)/python -m release dist
 	@touch $@
+.venv/wheel.stamp rebuild: export SOURCE_DATE_EPOCH = $(EPOCH)
+
+# Nothing of this directory is used but the sdist.
+rebuild: wheel
+	$(BIN)/python -m release dist --again
 
 # The sanitizers' libraries must be there before Python starts; the interpreter's own leaks aren't ours.
 sanitize: sanitized .venv/dev.stamp

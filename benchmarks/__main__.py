@@ -25,10 +25,17 @@ COMMANDS = {
     "simulation": Command("benchmarks.simulation", "what `cutset simulate` says beside what is measured here"),
     "video": Command("benchmarks.video", "computing only what changed beside torch, OpenVINO and onnxruntime"),
     "cameras": Command("benchmarks.cameras", "sixteen cameras over a worker that keeps up with eight"),
+    "frigate": Command("benchmarks.frigate", "requests of Frigate's protocol with a worker killed on the way"),
     "neighbours": Command("benchmarks.neighbours", "what hostile clients of an accelerator leave to the others"),
+    "onnx_files": Command("benchmarks.onnx_files", "ONNX files whole beside onnxruntime, and cut over three workers"),
     "private_pictures": Command(
         "benchmarks.private_pictures", "a client of private pictures beside multiplying itself"
     ),
+    "offload": Command("benchmarks.offload", "every mode of an offload beside the model run here, and its targets"),
+    "masked_speculation": Command(
+        "benchmarks.masked_speculation", "masked drafts over an accelerator that is far away"
+    ),
+    "sealed": Command("benchmarks.sealed", "a sealed checkpoint beside the plain one: start and tokens a second"),
     "kernels_linear": Command("benchmarks.kernels_linear", "linear layers beside plain reads and torch"),
     "kv": Command("benchmarks.kv", "a KV cache in 8 bits, and prefixes on disk, beside what they replace"),
     "receipts": Command("benchmarks.receipts", "the CPU time that receipts cost beside decoding"),

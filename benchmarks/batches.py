@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.quick:
-        args.prompts, args.tokens, args.every, args.videos, args.pictures = 60, 32, 4.0, 6, 5
+        args.prompts, args.tokens, args.every, args.videos, args.pictures = 120, 160, 4.0, 6, 5
     if min(args.prompts, args.tokens, args.videos, args.pictures) < 3 or args.every <= 0:
         raise RequestError("--prompts, --tokens, --videos and --pictures must be at least 3, --every above 0")
     rows: list[Row] = []
@@ -174,9 +174,9 @@ def run_videos(args: argparse.Namespace, folder: Path) -> Iterator[Row]:
         seconds = _timed(over, cluster.env, lambda process: False)
     many = _rates(there, args.videos * args.pictures, seconds)
     others = [path.name for path in alone.glob("*.jsonl") if path.read_bytes() != (there / path.name).read_bytes()]
-    for name, found in (("one core", one), (f"{len(cores)} nodes", many)):
+    for name, found in (("cutset on one core", one), (f"{SYSTEM}, {len(cores)} nodes", many)):
         for metric, value in found.items():
-            yield Row(f"{workload}, {name}", SYSTEM, metric, value, "pictures/s")
+            yield Row(workload, name, metric, value, "pictures/s")
     yield Row(workload, SYSTEM, "outputs that aren't those of one core", float(len(others)), "answers")
     yield Row(workload, SYSTEM, "whole commands, over that of one core, times the nodes", *_times(one, many, cores, 0))
     yield Row(workload, SYSTEM, TIMES, *_times(one, many, cores, 1))

@@ -25,7 +25,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ IDLING = "rate, share of that alone"
 TARGETS = (Target("a neighbour's rate over what is due to it", SHARE, 0.9, least=True),)
 
 
-def run_neighbours(setting: Setting, links: tuple[str, ...] = LINKS) -> list[Row]:
+def run_neighbours(setting: Setting, links: Sequence[str] = LINKS, kinds: Sequence[str] = KINDS) -> list[Row]:
     """Shares of what is due, and the rates alone. Raises EngineError where a client ended."""
     rows: list[Row] = []
     with integer_checkpoint(MODEL) as folder:
@@ -78,19 +78,19 @@ def run_neighbours(setting: Setting, links: tuple[str, ...] = LINKS) -> list[Row
         for name in ("server", "client", "neighbour"):
             save_keys(new_keys(), name, keys)
         for link in links:
-            rows += _over(replace(setting, link=link), folder, keys if link == "tcp" else None)
+            rows += _over(replace(setting, link=link), folder, keys if link == "tcp" else None, kinds)
     return rows
 
 
-def _over(setting: Setting, folder: Path, keys: Path | None) -> list[Row]:
+def _over(setting: Setting, folder: Path, keys: Path | None, kinds: Sequence[str] = KINDS) -> list[Row]:
     alone: list[float] = []
-    found: dict[tuple[str, int], list[float]] = {(kind, n): [] for kind in (IDLE, *KINDS) for n in COUNTS}
+    found: dict[tuple[str, int], list[float]] = {(kind, n): [] for kind in (IDLE, *kinds) for n in COUNTS}
     with (
         accelerator(folder, setting, keys) as address,
         _neighbour(setting, folder, address, keys) as client,
         _neighbours(IDLE, folder, address, keys) as idle,
     ):
-        for kind in KINDS:
+        for kind in kinds:
             with _neighbours(kind, folder, address, keys) as neighbours:
                 for _ in range(setting.rounds):
                     alone.append(_rate(client))
@@ -172,13 +172,16 @@ def _neighbours(kind: str, folder: Path, address: str, keys: Path | None) -> Ite
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_rounds(parser)
+    parser.add_argument("--link", action="append", choices=LINKS, help="over these alone (default all)")
+    parser.add_argument("--kind", action="append", choices=KINDS, help="beside these alone (default all)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="of each party (default 1)")
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N", help="of the accelerator (default cpu)")
     add_json(parser, "the figures")
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = run_neighbours(Setting(args.threads, args.rounds, LINKS[0], args.device, log))
+    setting = Setting(args.threads, args.rounds, LINKS[0], args.device, log)
+    rows = run_neighbours(setting, args.link or LINKS, args.kind or KINDS)
     print(rows_table(rows), end="\n\n")
     print(targets_table(rows, TARGETS))
     save_rows(args, rows, threads=args.threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from release.rebuild import rebuilt
 
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
@@ -120,3 +124,36 @@ def test_the_sdist_builds_from_what_it_holds() -> None:
     ):
         assert needed in names, needed
     assert not [name for name in names if name.startswith(("build/", ".venv", "dist/"))]
+
+
+def test_the_wheel_has_no_trace_of_where_and_when_it_was_built() -> None:
+    with zipfile.ZipFile(one("*.whl")) as wheel:
+        entries = wheel.infolist()
+        assert len({entry.date_time for entry in entries}) == 1
+        assert {entry.external_attr >> 16 & 0o777 for entry in entries} <= {0o644, 0o755}
+        packed = [entry.filename for entry in entries if ".dist-info/" not in entry.filename]
+        assert packed == sorted(packed, key=lambda name: Path(name).parts)
+        for name in (name for name in packed if name.endswith(".so")):
+            code = wheel.read(name)
+            for trace in (str(ROOT), "site-packages"):
+                assert trace.encode() not in code, f"{name} holds {trace}"
+
+
+def test_what_lies_beside_the_wheel() -> None:
+    wheel, bom = one("*.whl"), one("*.cdx.json")
+    hashes = dict(line.split("  ")[::-1] for line in (DIST / "SHA256SUMS").read_text().splitlines())
+    assert hashes == {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (wheel, bom, one("*.tar.gz"))
+    }
+    said = json.loads(bom.read_text())
+    assert said["metadata"]["component"]["hashes"][0]["content"] == hashes[wheel.name]
+    names = {entry["name"] for entry in said["components"]}
+    assert {"numpy", "cryptography", "nanobind", "pyzmq", "cutset/bundled/story/model.safetensors"} <= names
+    assert sum(name.endswith(".so") for name in names) == 2
+
+
+@pytest.mark.slow
+def test_the_same_bytes_come_out_again() -> None:
+    """Compiles everything twice."""
+    said = list[str]()
+    assert rebuilt(one("*.whl").parent, said.append) == 0, "".join(said)

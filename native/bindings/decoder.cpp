@@ -271,7 +271,11 @@ void bind_decoder(nb::module_& m) {
            "intermediates"_a = std::vector<std::size_t>(), "kv_layers"_a = std::vector<std::size_t>(),
            "equal_kv"_a = std::vector<bool>(), "rotary_dims"_a = std::vector<std::size_t>(), "layer_vocab"_a = 0,
            "layer_width"_a = 0, "layer_embedding_scale"_a = 1.0f, "layer_product_scale"_a = 1.0f,
-           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f, "first"_a = 0, "stop"_a = 0);
+           "layer_input_scale"_a = 1.0f, "router_scale"_a = 1.0f, "first"_a = 0, "stop"_a = 0)
+      .def_prop_rw(
+          "data_oblivious", [](const PyDecoder& self) { return self.decoder->data_oblivious(); },
+          [](PyDecoder& self, bool wanted) { self.decoder->set_data_oblivious(wanted); },
+          "No address that is read depends on which tokens are looked up; to be set before there are steps");
 
   nb::class_<KvCache>(m, "KvCache", "Keys and values of all layers in blocks of tokens.")
       .def(

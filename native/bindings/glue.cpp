@@ -8,6 +8,7 @@
 #include <nanobind/stl/tuple.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -42,6 +43,16 @@ void embedding(In2 table, Ids1 ids, Out2 out) {
   require(out.shape(0) == ids.shape(0) && out.shape(1) == table.shape(1), "out must be (ids, columns of table)");
   require_between(ids, 0, static_cast<std::int64_t>(table.shape(0)), "an id lies outside of the table");
   kernels().glue.embedding(table.data(), ids.data(), ids.shape(0), table.shape(1), out.data());
+}
+
+void scan(In2 table, Ids1 ids, Out2 out) {
+  require(out.shape(0) == ids.shape(0) && out.shape(1) == table.shape(1), "out must be (ids, columns of table)");
+  require_between(ids, 0, static_cast<std::int64_t>(table.shape(0)), "an id lies outside of the table");
+  const std::size_t bytes = table.shape(1) * sizeof(float);
+  std::memset(out.data(), 0, out.shape(0) * bytes);
+  kernels().glue.scan({static_cast<const std::uint8_t*>(static_cast<const void*>(table.data())), table.shape(0), bytes,
+                       bytes, 0, ids.data(), ids.shape(0), static_cast<std::uint8_t*>(static_cast<void*>(out.data())),
+                       bytes});
 }
 
 void rms_norm(In2 x, In1 gain, float eps, Out2 out) {
@@ -284,6 +295,7 @@ void attention(In2 qkv, std::size_t heads, std::size_t kv_heads, std::size_t hea
 
 void bind_glue(nb::module_& m) {
   using namespace cutset::bindings;
+  m.def("scan", &scan, "table"_a.noconvert(), "ids"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("embedding", &embedding, "table"_a.noconvert(), "ids"_a.noconvert(), "out"_a.noconvert(), Released());
   m.def("rms_norm", &rms_norm, "x"_a.noconvert(), "gain"_a.noconvert(), "eps"_a, "out"_a.noconvert(), Released());
   m.def("add_rms_norm", &add_rms_norm, "x"_a.noconvert(), "delta"_a.noconvert(), "gain"_a.noconvert(), "eps"_a,

@@ -44,7 +44,7 @@ struct HopEnd {
   Event event = Event::kNothing;
   std::uint64_t client = 0;
   link::Record record;
-  double sent = 0, came = 0, ended = 0;
+  double sent = 0, came = 0, ended = 0, sent_on = 0;
   std::string reason;
 };
 
@@ -70,9 +70,43 @@ struct Front {
   }
 };
 
-// Runs a step that was started; `free` is called once the hidden states were read, or never will be.
-template <class Start, class Free>
-void compute(HopEnd& end, Step& step, Linears& linears, const Start& start, const Free& free) {
+// Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room, the receiver is gone,
+// or another thread sends now.
+double put_hidden(const PyStep& step, const link::SenderEnd& to, const Front& front) {
+  const std::size_t size = front.bytes.size(), nbytes = step.hidden_bytes();
+  link::Turn turn(*to.busy, std::try_to_lock);
+  if (!turn || size + nbytes > to.sender->largest() || to.sender->receiver_closed()) return 0;
+  if (!to.sender->claim(size + nbytes)) return 0;
+  const double sent = now();
+  char* data = to.sender->data();
+  std::memcpy(data, front.bytes.data(), size);
+  put_float(data + front.clock, sent);
+  std::memcpy(data + size, step.made(), nbytes);
+  to.sender->commit(link::kWhole, size + nbytes);
+  return sent;
+}
+
+// Where what a step makes goes as soon as its kernels are done; nowhere where there is no end.
+struct Target {
+  std::optional<link::SenderEnd> to;
+
+  explicit Target(const std::optional<nb::capsule>& end) {
+    if (end) to = *static_cast<link::SenderEnd*>(end->data(link::SenderEnd::kName));
+  }
+
+  double put(const PyStep& step, const Front& front) const {
+    try {
+      return to ? put_hidden(step, *to, front) : 0;
+    } catch (const link::Broken&) {  // as whoever sends in Python will find
+      return 0;
+    }
+  }
+};
+
+// Runs a step that was started; `free` is called once the hidden states were read, or never will be; `send` once they
+// were made.
+template <class Start, class Free, class Send>
+void compute(HopEnd& end, Step& step, Linears& linears, const Start& start, const Free& free, const Send& send) {
   end.came = now();
   bool held = true;
   try {
@@ -87,17 +121,25 @@ void compute(HopEnd& end, Step& step, Linears& linears, const Start& start, cons
   }
   if (held) free();
   end.ended = now();
+  if (end.event == Event::kRan) end.sent_on = send();
 }
 
 using Bytes1 = Array<const std::uint8_t, 1>;
 
 // A step with its hidden states, as they travel, or of a stage that takes tokens.
-HopEnd run_step(PyStep& step, Linears& linears, std::optional<Bytes1> hidden) {
+HopEnd run_step(PyStep& step, Linears& linears, std::optional<Bytes1> hidden, std::optional<nb::capsule> to,
+                std::optional<nb::bytes> front, std::size_t clock) {
   const void* data = hidden ? hidden->data() : nullptr;
   require(!hidden || hidden->shape(0) == step.hidden_bytes(), "these aren't the hidden states of all rows");
+  const Target target(to);
+  std::optional<Front> known;
+  if (front) known.emplace(*front, clock);
+  require(known || !target.to, "what goes into a ring has a front");
   nb::gil_scoped_release release;
   HopEnd end;
-  compute(end, step.step(), linears, [&] { step.start_at(static_cast<const float*>(data)); }, [] {});
+  compute(
+      end, step.step(), linears, [&] { step.start_at(static_cast<const float*>(data)); }, [] {},
+      [&] { return known ? target.put(step, *known) : 0; });
   return end;
 }
 
@@ -114,21 +156,9 @@ nb::bytes frame_of(const PyStep& step, nb::bytes front, std::size_t clock) {
   return nb::cast<nb::bytes>(made);
 }
 
-// Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. Nobody else may send.
+// The same into a ring: when it left, or 0 where that can't be now.
 double send_hidden(const PyStep& step, nb::capsule end, nb::bytes front, std::size_t clock) {
-  const link::SenderEnd to = *static_cast<link::SenderEnd*>(end.data(link::SenderEnd::kName));
-  const Front known(front, clock);
-  const std::size_t size = known.bytes.size(), nbytes = step.hidden_bytes();
-  link::Turn turn(*to.busy);
-  if (size + nbytes > to.sender->largest() || to.sender->receiver_closed() || !to.sender->claim(size + nbytes))
-    return 0;
-  const double sent = now();
-  char* data = to.sender->data();
-  std::memcpy(data, known.bytes.data(), size);
-  put_float(data + clock, sent);
-  std::memcpy(data + size, step.made(), nbytes);
-  to.sender->commit(link::kWhole, size + nbytes);
-  return sent;
+  return put_hidden(step, *static_cast<link::SenderEnd*>(end.data(link::SenderEnd::kName)), Front(front, clock));
 }
 
 class PyHop {
@@ -136,12 +166,13 @@ class PyHop {
   explicit PyHop(nb::object poller) : poller_(std::move(poller)), end_(end_of<link::PollerEnd>(poller_)) {}
 
   HopEnd run(PyStep& step, Linears& linears, std::uint64_t client, nb::object receiver, nb::bytes front,
-             std::size_t clock, double sleep, double awake) {
+             std::size_t clock, double sleep, double awake, double late, std::optional<nb::capsule> to) {
     const link::ReceiverEnd from = end_of<link::ReceiverEnd>(receiver);
     const Front expected(front, clock);
+    const Target target(to);
     nb::gil_scoped_release release;
     HopEnd end;
-    if (!wait(end, sleep, awake)) return end;
+    if (!wait(end, sleep, awake, late)) return end;
     const std::size_t size = expected.bytes.size();
     const bool whole = end.client == client && end.record.kind == link::kWhole;
     if (!whole || end.record.length != size + step.hidden_bytes()) return end;
@@ -152,7 +183,7 @@ class PyHop {
     // The hidden states are read once, when the step starts; then their place in the ring is free.
     compute(
         end, step.step(), linears, [&] { step.start_at(reinterpret_cast<const float*>(data + size)); },
-        [&] { from.receiver->release(end.record.end); });
+        [&] { from.receiver->release(end.record.end); }, [&] { return target.put(step, expected); });
     since_.store(0);
     return end;
   }
@@ -160,11 +191,13 @@ class PyHop {
   double since() const { return since_.load(); }
 
  private:
-  bool wait(HopEnd& end, double sleep, double awake) {
+  bool wait(HopEnd& end, double sleep, double awake, double late) {
     link::Turn turn(*end_.busy);
     bool found = end_.poller->poll(end.client, end.record);
-    if (!found && sleep > 0) found = end_.poller->wait(end.client, end.record, sleep, {0, end_.patience->naps});
-    if (!found && awake > 0) found = end_.poller->wait(end.client, end.record, awake, {awake, end_.patience->naps});
+    for (const auto& [seconds, spin] : {std::pair(sleep, 0.0), std::pair(awake, awake), std::pair(late, 0.0)}) {
+      if (!found && seconds > 0)
+        found = end_.poller->wait(end.client, end.record, seconds, {spin, end_.patience->naps});
+    }
     if (found) end.event = Event::kOther;
     return found;
   }
@@ -193,20 +226,28 @@ void bind_hop(nb::module_& m) {
       .def_ro("sent", &HopEnd::sent, "by the sender's clock")
       .def_ro("came", &HopEnd::came)
       .def_ro("ended", &HopEnd::ended)
+      .def_ro("sent_on", &HopEnd::sent_on, "when what it made was put into a ring; 0 where it wasn't")
       .def_ro("reason", &HopEnd::reason, "why it failed");
 
-  m.def("run_step", &run_step, "step"_a, "linears"_a, "hidden"_a.noconvert() = nb::none(),
-        "Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it.");
+  m.def(
+      "run_step", &run_step, "step"_a, "linears"_a, "hidden"_a.noconvert() = nb::none(), nb::kw_only(),
+      "to"_a = nb::none(), "front"_a = nb::none(), "clock"_a = 0,
+      "Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it. What it makes goes into "
+      "the ring whose sender's end `to` is, if that can be done at once.");
   m.def("frame_of", &frame_of, "step"_a, "front"_a, "clock"_a,
         "The bytes of a frame with what a step made behind `front`, sent now.");
-  m.def("send_hidden", &send_hidden, "step"_a, "end"_a, "front"_a, "clock"_a,
-        "Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the "
-        "sender's.");
+  m.def(
+      "send_hidden", &send_hidden, "step"_a, "end"_a, "front"_a, "clock"_a,
+      "Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room, or another thread "
+      "sends. `end` is the sender's.");
 
   nb::class_<PyHop>(m, "StepHop", "Runs prepared steps with the hidden states that a ring brings.")
       .def(nb::init<nb::object>(), "poller"_a)
       .def_prop_ro("since", &PyHop::since, "when the step began that runs now, by the monotonic clock; 0 without one")
       .def("run", &PyHop::run, "step"_a, "linears"_a, nb::kw_only(), "client"_a, "receiver"_a, "front"_a, "clock"_a,
-           "sleep"_a, "awake"_a,
-           "Waits asleep and then awake for the frame that begins so, and runs the step with it.");
+           "sleep"_a, "awake"_a, "late"_a = 0.0, "to"_a = nb::none(),
+           "Waits asleep, then awake, and then asleep again for the frame that begins so, and runs the step with it. "
+           "What "
+           "it makes goes into the ring whose sender's end `to` is, behind the same front, if that can be done at "
+           "once.");
 }

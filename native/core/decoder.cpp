@@ -1,6 +1,7 @@
 #include "core/decoder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <tuple>
 #include <utility>
@@ -57,6 +58,19 @@ void Decoder::embed(const std::int32_t* ids, std::size_t count, float* out) cons
   const PackedGrouped* codes = parameters_.embedding_codes;
   if (!codes) return look_up(parameters_.embedding, ids, count, spec_.hidden, out);
   for (std::size_t i = 0; i < count; ++i) codes->weights(static_cast<std::size_t>(ids[i]), out + i * spec_.hidden);
+}
+
+void Decoder::embed_obliviously(ThreadPool& pool, const std::int32_t* ids, std::size_t count, float* out) const {
+  const PackedGrouped* codes = parameters_.embedding_codes;
+  if (!codes) return scan_table(pool, parameters_.embedding, spec_.vocab, ids, count, spec_.hidden, out);
+  const std::size_t bytes = spec_.hidden * sizeof(float);
+  std::memset(out, 0, count * bytes);
+  std::vector<float> entry(spec_.hidden);
+  for (std::size_t number = 0; number < spec_.vocab; ++number) {
+    codes->weights(number, entry.data());
+    kernels().glue.scan({static_cast<const std::uint8_t*>(static_cast<const void*>(entry.data())), 1, bytes, bytes,
+                         number, ids, count, static_cast<std::uint8_t*>(static_cast<void*>(out)), bytes});
+  }
 }
 
 void Decoder::take_layer_inputs(ThreadPool& pool) {

@@ -70,6 +70,11 @@ class Decoder {
   const Parameters& parameters() const { return parameters_; }
   // The rows of the embedding for `count` tokens, (count, hidden).
   void embed(const std::int32_t* ids, std::size_t count, float* out) const;
+  // The same, with all of the table read for each: no address depends on the ids.
+  void embed_obliviously(ThreadPool& pool, const std::int32_t* ids, std::size_t count, float* out) const;
+  // Steps look tokens up in that way. To be set before there are any.
+  bool data_oblivious() const { return data_oblivious_; }
+  void set_data_oblivious(bool wanted) { data_oblivious_ = wanted; }
   const PackedF32& router(std::size_t layer) const { return *routers_[layer]; }
   const PackedF32* shared_gate(std::size_t layer) const { return shared_gates_[layer].get(); }
   const PackedF32& layer_product() const { return *layer_product_; }  // and the following: of layer_inputs
@@ -81,6 +86,7 @@ class Decoder {
 
   DecoderSpec spec_;
   Parameters parameters_;
+  bool data_oblivious_ = false;
   std::vector<std::unique_ptr<PackedF32>> routers_;  // of the sparse layers
   std::vector<std::unique_ptr<PackedF32>> shared_gates_;
   std::unique_ptr<PackedF32> layer_product_;

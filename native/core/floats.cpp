@@ -1,7 +1,10 @@
 #include "core/floats.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
+#include "core/split.h"
 #include "kernels/table.h"
 
 namespace cutset {
@@ -53,6 +56,23 @@ void look_up(const FloatView& table, const std::int32_t* ids, std::size_t rows, 
   for (std::size_t r = 0; r < rows; ++r) {
     widen({table.at(static_cast<std::size_t>(ids[r]) * columns), table.type}, columns, out + r * columns);
   }
+}
+
+void scan_table(ThreadPool& pool, const FloatView& table, std::size_t entries, const std::int32_t* ids,
+                std::size_t rows, std::size_t columns, float* out) {
+  const std::size_t bytes = columns * float_bytes(table.type);
+  const bool narrow = table.type != FloatType::kFloat32;
+  std::vector<std::uint8_t> room(narrow ? rows * bytes : 0);
+  std::uint8_t* to = narrow ? room.data() : static_cast<std::uint8_t*>(static_cast<void*>(out));
+  std::memset(to, 0, rows * bytes);
+  constexpr std::size_t kLine = 64;
+  const std::size_t threads = static_cast<std::size_t>(pool.threads());
+  const std::size_t each = std::max(kLine, (bytes / threads + kLine - 1) / kLine * kLine);
+  run_ranges(pool, bytes, each, [&](std::size_t begin, std::size_t end) {
+    const auto* entry = static_cast<const std::uint8_t*>(table.data) + begin;
+    kernels().glue.scan({entry, entries, bytes, end - begin, 0, ids, rows, to + begin, bytes});
+  });
+  if (narrow) widen({to, table.type}, rows * columns, out);
 }
 
 }  // namespace cutset

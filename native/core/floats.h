@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/pool.h"
 #include "kernels/linear.h"
 
 namespace cutset {
@@ -27,5 +28,9 @@ void widen(const FloatView& floats, std::size_t count, float* out);
 
 // Rows of a table (any, columns): out (rows, columns).
 void look_up(const FloatView& table, const std::int32_t* ids, std::size_t rows, std::size_t columns, float* out);
+
+// The same of a table of so many entries, all of which are read for each row: no address depends on the ids.
+void scan_table(ThreadPool& pool, const FloatView& table, std::size_t entries, const std::int32_t* ids,
+                std::size_t rows, std::size_t columns, float* out);
 
 }  // namespace cutset

@@ -15,10 +15,12 @@ void Step::enter() {
   float* h = h_.take(live_, hidden);
   float* embedding = !batch_.hidden ? x : spec.has_embedding() ? spare_.take(live_, hidden) : nullptr;
   const float* gain = layer_parameters().attention_norm;
+  const bool scan = decoder_.data_oblivious();
+  if (embedding && scan) decoder_.embed_obliviously(pool_, batch_.token_ids, live_, embedding);
   each_rows(pool_, live_, hidden, [&](std::size_t begin, std::size_t end) {
     const std::size_t at = begin * hidden;
     const std::size_t rows = end - begin;
-    if (embedding) decoder_.embed(batch_.token_ids + begin, rows, embedding + at);
+    if (embedding && !scan) decoder_.embed(batch_.token_ids + begin, rows, embedding + at);
     if (embedding && spec.embedding_scale != 1.0f) {
       kernels().glue.scale(embedding + at, spec.embedding_scale, rows * hidden);
     }
@@ -40,6 +42,8 @@ void Step::tell_layers(const float* embedding) {
   float* own = layer_active_.take(live_, columns);
   decoder_.layer_product().forward(pool_, embedding, live_, told, workspace_,
                                    added(ToldProduct::kAll, embedding, spec.hidden, told, columns));
+  const bool scan = decoder_.data_oblivious();
+  if (scan) scan_table(pool_, parameters.layer_embedding, inputs.vocab, batch_.token_ids, live_, columns, own);
   each_rows(pool_, live_, columns, [&](std::size_t begin, std::size_t end) {
     const GlueKernels& glue = kernels().glue;
     const std::size_t at = begin * columns;
@@ -47,7 +51,7 @@ void Step::tell_layers(const float* embedding) {
     glue.scale(told + at, inputs.product_scale, count);
     glue.rms_norm(told + at, parameters.layer_product_norm, spec.norm_eps, (end - begin) * spec.stage_layers(),
                   inputs.width, told + at);
-    look_up(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
+    if (!scan) look_up(parameters.layer_embedding, batch_.token_ids + begin, end - begin, columns, own + at);
     glue.scaled_add(told + at, inputs.embedding_scale, own + at, count);
     glue.scale(told + at, inputs.scale, count);
   });

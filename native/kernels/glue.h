@@ -141,9 +141,24 @@ constexpr std::size_t mixed_run(std::size_t head_dim) {
   return run < kMostMixed ? run : kMostMixed;
 }
 
+// Rows of a table by their numbers, without an address or a branch that depends on these: row r of out gets what it has
+// or'ed with the entry `ids[r]`, and every entry is read for every row.
+struct TableScan {
+  const std::uint8_t* table;  // (entries, bytes), `stride` bytes from one to the next
+  std::size_t entries;
+  std::size_t stride;
+  std::size_t bytes;
+  std::size_t first;        // the number of the first entry
+  const std::int32_t* ids;  // (rows)
+  std::size_t rows;
+  std::uint8_t* out;  // (rows, bytes), `out_stride` bytes from one to the next
+  std::size_t out_stride;
+};
+
 struct GlueKernels {
   // out[r] = table[ids[r]];  table: (vocab, cols), ids: (rows), out: (rows, cols)
   void (*embedding)(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
+  void (*scan)(const TableScan& scan);
   // out[r] = x[r] / sqrt(mean(x[r]^2) + eps) * gain;  x, out: (rows, cols), may be the same; gain: (cols)
   void (*rms_norm)(const float* x, const float* gain, float eps, std::size_t rows, std::size_t cols, float* out);
   // x[r] += delta[r], then out = rms_norm(x);  x, delta, out: (rows, cols)

@@ -16,7 +16,8 @@ namespace cutset::link {
 
 namespace {
 
-constexpr double kPause = 10e-6;  // seconds awake before the core is offered to others
+constexpr double kPause = 10e-6;   // seconds awake before the core is offered to others
+constexpr double kTaken = 100e-6;  // seconds between two looks, which show that others need this core
 constexpr double kNap = 50e-6;
 constexpr int kTurnsPerLook = 16;  // at the clock
 
@@ -61,6 +62,7 @@ Waiting::Waiting(Bell& bell, double seconds, Patience patience) : bell_(bell), p
   deadline_ = start + (seconds < kSlice ? seconds : kSlice);
   awake_until_ = start + patience.spin;
   yield_from_ = start + kPause;
+  looked_ = start;
 }
 
 bool Waiting::spinning() {
@@ -75,6 +77,8 @@ bool Waiting::spinning() {
     over_ = true;
     return true;
   }
+  if (time - looked_ > kTaken) awake_until_ = time;
+  looked_ = time;
   if (time >= awake_until_) return false;
   if (time >= yield_from_) std::this_thread::yield();
   return true;

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <atomic>
+#include <mutex>
 #include <stdexcept>
+#include <thread>
 
 #include "link/ring.h"
 
@@ -32,15 +34,27 @@ struct PollerEnd {
 // Two threads at once in one end would break it: that is refused.
 class Turn {
  public:
-  explicit Turn(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("one end of a link is used by two threads at once");
+  explicit Turn(std::atomic<bool>& busy) : busy_(busy), mine_(!busy_.exchange(true)) {
+    if (!mine_) throw std::runtime_error("one end of a link is used by two threads at once");
   }
-  ~Turn() { busy_.store(false); }
+  // False where another thread has it.
+  Turn(std::atomic<bool>& busy, std::try_to_lock_t) : busy_(busy), mine_(!busy_.exchange(true)) {}
+  // Waits for native code of a hop, which sends while others may, and is soon done.
+  static Turn behind_a_hop(std::atomic<bool>& busy) {
+    for (int turns = 0; turns < kTurns && busy.load(); ++turns) std::this_thread::yield();
+    return Turn(busy);
+  }
+  ~Turn() {
+    if (mine_) busy_.store(false);
+  }
   Turn(const Turn&) = delete;
   Turn& operator=(const Turn&) = delete;
+  explicit operator bool() const { return mine_; }
 
  private:
+  static constexpr int kTurns = 10000;
   std::atomic<bool>& busy_;
+  const bool mine_;
 };
 
 }  // namespace cutset::link

@@ -81,17 +81,17 @@ struct PySender {
   }
 
   int claim(std::uint64_t length, double timeout) {
-    Turn turn(busy);
+    Turn turn = Turn::behind_a_hop(busy);
     return room(length, timeout);
   }
 
   void commit(int kind, std::uint64_t total) {
-    Turn turn(busy);
+    Turn turn = Turn::behind_a_hop(busy);
     sender.commit(static_cast<Kind>(kind), total);
   }
 
   int send(nb::list parts, double timeout, int kind, std::uint64_t total) {
-    Turn turn(busy);
+    Turn turn = Turn::behind_a_hop(busy);
     struct Views {
       Py_buffer all[kMostParts];
       int count = 0;

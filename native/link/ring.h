@@ -64,7 +64,8 @@ struct Broken : std::runtime_error {
 // Wakes whoever sleeps at the bell. What it shall find must be stored before, with memory_order_seq_cst.
 void ring(Bell& bell);
 
-// How a party waits: `spin` seconds awake, then asleep. `naps`: without futexes, which an enclave doesn't share.
+// How a party waits: `spin` seconds awake, or until others need its core, then asleep. `naps`: without futexes, which
+// an enclave doesn't share.
 struct Patience {
   double spin;
   bool naps;
@@ -96,7 +97,7 @@ class Waiting {
   void unpark();
 
   Bell& bell_;
-  double deadline_, awake_until_ = 0, yield_from_ = 0;
+  double deadline_, awake_until_ = 0, yield_from_ = 0, looked_ = 0;
   Patience patience_;
   int turns_ = 0;
   std::uint32_t seen_ = 0;

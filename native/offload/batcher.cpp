@@ -95,7 +95,8 @@ bool Batcher::add(std::shared_ptr<Call> call) {
   now_ = call->arrived;
   settle(call->arrived);
   Client& client = *find(call->client);
-  if (!contends(client, call->arrived)) forfeit(client);
+  client.steady = contends(client, call->arrived);
+  if (!client.steady) forfeit(client);
   client.calls.push_back(std::move(call));
   return true;
 }
@@ -134,7 +135,7 @@ void Batcher::charge(std::uint64_t name, double seconds) {
 
 bool Batcher::may(std::uint64_t name, double now) const {
   const Client* client = find(name);
-  return client && eligible(*client, limit(now));
+  return client && turn(now).allows(*client);
 }
 
 // Whether a client wants something, or will in a moment if it goes on.
@@ -151,14 +152,55 @@ double Batcher::limit(double now) const {
   return found;
 }
 
+// Seconds for which steady clients have the machine, then each of those who wait with many rows.
+static double quantum(double waiting) {
+  return kSlice * std::max(1.0, std::min({(waiting + 3) / 2, kMostSlices, kPatience / (waiting * kSlice)}));
+}
+
+// Whose turn it is, if nobody's ends before.
+Batcher::Turn Batcher::turn(double now) const {
+  const double none = std::numeric_limits<double>::infinity();
+  double steady = none, many = none;  // what each of these used that has least
+  std::size_t waiting = 0;
+  for (const Client& client : clients_) {
+    if (!contends(client, now)) continue;
+    if (!client.is_long()) {
+      if (client.steady) steady = std::min(steady, client.used);
+    } else if (client.waits()) {
+      many = std::min(many, client.used);
+      ++waiting;
+    }
+  }
+  Turn found;
+  if (waiting == 0 || !std::isfinite(steady)) {
+    found.most = limit(now);
+    return found;
+  }
+  found.length = quantum(static_cast<double>(waiting));
+  found.steady = steady_ ? steady - many < found.length : steady - many <= 0;
+  found.many = !found.steady;
+  for (const Client& client : clients_) {
+    if (contends(client, now) && !found.rests(client)) found.most = std::min(found.most, client.used + kSlice);
+  }
+  return found;
+}
+
+Batcher::Turn Batcher::begin_turn(double now) {
+  const Turn found = turn(now);
+  steady_ = found.steady;
+  return found;
+}
+
 std::vector<std::pair<Batcher::Client*, double>> Batcher::waited_for(double since) {
+  const Turn whose = turn(since);
+  const double more = whose.steady ? whose.length : 0;  // until those go on who rest
   double ahead = std::numeric_limits<double>::infinity();
   for (const Client& client : clients_) {
-    if (client.head() && !client.held) ahead = std::min(ahead, client.used);
+    if (client.head() && !client.held) ahead = std::min(ahead, client.used + (whose.rests(client) ? more : 0));
   }
   std::vector<std::pair<Client*, double>> found;
   for (Client& client : clients_) {
-    if (!client.head() && !client.busy && contends(client, since) && client.used < ahead) {
+    if (!client.waits() && !whose.rests(client) && contends(client, since) && client.used < ahead) {
       found.emplace_back(&client, ahead - client.used);
     }
   }
@@ -182,11 +224,11 @@ double Batcher::wait(double now) {
   std::size_t heads = 0;
   double last = 0, oldest = 0;  // answer to a client that is away; arrival
   bool away = false, behind = false;
-  const double fair = limit(now);
+  const Turn whose = begin_turn(now);
   for (const Client& client : clients_) {
     if (client.held) continue;
     if (const Call* head = client.head()) {
-      if (!eligible(client, fair)) {
+      if (!whose.allows(client)) {
         behind = true;
         continue;
       }
@@ -205,15 +247,16 @@ double Batcher::wait(double now) {
       if (!client.head() && !client.busy && contends(client, now)) end = std::min(end, until(client));
     }
     const auto owed = waited_for(now);
+    const double near = whose.steady ? 0 : kSlice;
     for (const auto& one : owed) {  // until the first of them has had so much that somebody else may go on
-      if (one.second > kSlice) end = std::min(end, now + (one.second - kSlice) * static_cast<double>(owed.size()));
+      if (one.second > near) end = std::min(end, now + (one.second - near) * static_cast<double>(owed.size()));
     }
     return std::max(kLeastWait, end - now);
   }
   if (!away || heads >= max_rows_) return 0;
-  const Key where = meeting(now);
+  const Key where = meeting(now, whose);
   for (const Client& client : clients_) {
-    if (client.head() && eligible(client, fair) && !(key(*client.head()) == where)) return 0;  // has to catch up
+    if (client.head() && whose.allows(client) && !(key(*client.head()) == where)) return 0;  // has to catch up
   }
   // Not beyond the window of the call that waits longest, however many come and go.
   const double left = std::min(last, oldest) + window_ - now;
@@ -221,7 +264,7 @@ double Batcher::wait(double now) {
   return std::max(0.0, left);
 }
 
-Batcher::Key Batcher::meeting(double now) const {
+Batcher::Key Batcher::meeting(double now, const Turn& turn) const {
   struct Company {
     Key key;
     std::size_t count;
@@ -229,7 +272,7 @@ Batcher::Key Batcher::meeting(double now) const {
   };
   std::vector<Company> found;
   for (const Client& client : clients_) {
-    if (client.held) continue;
+    if (client.held || turn.rests(client)) continue;
     const Call* head = client.head();
     const double since = head ? head->arrived : client.answered;
     if (!head && !(now - since <= window_)) continue;
@@ -264,9 +307,9 @@ std::size_t Batcher::piece(std::uint64_t matrix, double now) const {
 std::vector<std::shared_ptr<Call>> Batcher::take(double now) {
   settle(now);
   std::vector<Client*> heads;
-  const double fair = limit(now);
+  const Turn whose = begin_turn(now);
   for (Client& client : clients_) {
-    if (client.head() && eligible(client, fair)) heads.push_back(&client);
+    if (client.head() && whose.allows(client)) heads.push_back(&client);
   }
   std::vector<std::shared_ptr<Call>> batch;
   if (heads.empty()) return batch;
@@ -276,7 +319,7 @@ std::vector<std::shared_ptr<Call>> Batcher::take(double now) {
   }
   Key chosen = key(*oldest);
   if (now - oldest->arrived <= kPatience) {
-    const Key where = meeting(now);
+    const Key where = meeting(now, whose);
     bool behind = false;
     for (const Client* client : heads) {
       const Key one = key(*client->head());
@@ -309,6 +352,7 @@ std::vector<std::shared_ptr<Call>> Batcher::take(double now) {
     call.charged = static_cast<double>(call.count * cost(call.matrix)) / speed_;
     client->used += call.charged;
     spent_ += call.charged;
+    client->many = call.rows > kLeastRows;
     client->next = {(call.matrix + 1) % matrices_, call.masked};
     batch.push_back(client->calls.front());
     if (call.finished()) {

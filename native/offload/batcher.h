@@ -16,6 +16,7 @@ constexpr double kPatience = 0.2;       // seconds that a call may be overtaken 
 constexpr double kSlice = 0.005;        // seconds that one product takes, about, while several clients want some
 constexpr double kHold = 0.01;          // seconds for which a client that is owed work is waited for
 constexpr double kAloneSlices = 32;     // at once, while nobody else wants anything
+constexpr double kMostSlices = 4;       // of a quantum
 constexpr std::size_t kLeastRows = 16;  // that are never split
 constexpr double kLeastWait = 1e-6;     // seconds
 constexpr double kMostOwed = 0.1;       // seconds with which a newcomer may begin
@@ -98,7 +99,9 @@ class Batcher {
     Key next;          // what it will want if it goes on
     double spent = 0;  // seconds that this machine had worked for all clients when it got its last answer
     bool held = false, busy = false;
-    double owed = 0;  // seconds that one who left had used beyond what a newcomer begins with
+    bool steady = false;  // its last call came while it was waited for
+    bool many = false;    // rows, of the call that was taken last
+    double owed = 0;      // seconds that one who left had used beyond what a newcomer begins with
     std::uint64_t last = std::numeric_limits<std::uint64_t>::max();  // the call that was taken last, all of it
     double arrived = 0;                                              // when it came
 
@@ -107,6 +110,21 @@ class Batcher {
     Client& operator=(Client&&) = default;
 
     Call* head() const { return calls.empty() ? nullptr : calls.front().get(); }
+    bool waits() const { return !calls.empty() || busy; }
+    // What it waits for, or had last if it waits for nothing, keeps the machine for a while.
+    bool is_long() const { return calls.empty() ? busy || many : calls.front()->rows > kLeastRows; }
+  };
+  // Whose turn it is.
+  struct Turn {
+    double most = std::numeric_limits<double>::infinity();  // that a client may have used and get more now
+    bool steady = false;                                    // those with many rows rest
+    bool many = false;                                      // steady ones rest
+    double length = 0;                                      // seconds, the quantum that counts
+
+    bool rests(const Client& client) const {
+      return (steady && client.is_long()) || (many && client.steady && !client.is_long());
+    }
+    bool allows(const Client& client) const { return !client.held && client.used <= most && !rests(client); }
   };
 
   const Client* find(std::uint64_t client) const;
@@ -114,10 +132,11 @@ class Batcher {
   // Until when a client counts that was answered and doesn't ask: it may have asked while nobody heard it.
   double until(const Client& client) const { return client.answered + (spent_ - client.spent) + hold_; }
   static Key key(const Call& call) { return {call.matrix, call.masked}; }
-  Key meeting(double now) const;
+  Key meeting(double now, const Turn& turn) const;
   bool contends(const Client& client, double now) const;
   double limit(double now) const;
-  static bool eligible(const Client& client, double limit) { return !client.held && client.used <= limit; }
+  Turn turn(double now) const;
+  Turn begin_turn(double now);
   // Those for whose sake calls of others wait, and seconds that each has used less than any of these.
   std::vector<std::pair<Client*, double>> waited_for(double since);
   void settle(double now);
@@ -132,6 +151,7 @@ class Batcher {
   std::vector<double> owed_;     // by clients that left, in ascending order
   double spent_ = 0;             // seconds that this machine worked, in which nobody was heard
   double now_ = 0;               // as it was told last
+  bool steady_ = false;          // steady clients have the machine, until they are a quantum ahead
   double idle_ = -1;             // since when nothing is multiplied, for clients that are owed work
   std::vector<Client> clients_;  // in the order in which they came
 };

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cutset.engine.linked_stages import LinkedStages
     from cutset.link.peer import Binding
     from cutset.offload.client.offload import Offload
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["LoadedModel", "Message", "Prompt"]
 
@@ -75,6 +76,7 @@ class LoadedModel:
         adapters: Mapping[str, str | Path] | None = None,  # LoRA adapters by name: directories as PEFT saves them
         progress: Progress | None = None,  # called while loading: what is being done, how many of how many are done
         chat_template: str | None = None,  # the source of one, in place of the model's
+        audit: AuditLog | None = None,  # where refusals of evidence go
         **overrides: Any,
     ) -> None:
         started = time.perf_counter()
@@ -89,11 +91,13 @@ class LoadedModel:
             from cutset.offload.client.offload import check_settings
 
             mode = check_settings(self.settings)
+        if asked.data_oblivious:
+            _check_oblivious(asked)
         # The trusted side of an offload takes nobody's word for its own files, not even its own of last time.
         source = self._open_text(found, chat_template, self.settings.verify if mode is None else "always")
         self.generation = sampling_defaults(found.directory, self.spec.max_positions, self.settings)
         context = self.settings.max_model_len or self.spec.context
-        masked = mode is not None and mode.masked
+        masked, secret = mode is not None and mode.masked, asked.data_oblivious
         check_speculation(self.settings, self.spec, mode.name if mode is not None else "", masked=masked)
         pooling = stated_pooling(found.directory) or "last"  # before there is anything to be closed again
         self._store: PrefixStore | None = None
@@ -104,13 +108,22 @@ class LoadedModel:
         if mode is not None and mode.remote:
             from cutset.offload.client.offload import open_offload
 
-            self.offload = open_offload(source, self.settings, mode, progress, _verify_accelerator(self.settings))
+            verify = _verify_by(self.settings.offload_policy, audit)
+            self.offload = open_offload(source, self.settings, mode, progress, verify)
             runs, self.choice = self.offload.executor, self.offload.choice
         elif has_stages(self.settings):
             from cutset.engine.linked_stages import LinkedStages
 
             self.choice = choose(self.settings, stored_dtype(source))
-            self.stages = LinkedStages(source, self.settings, self.choice, context, progress=progress, log=log.info)
+            self.stages = LinkedStages(
+                source,
+                self.settings,
+                self.choice,
+                context,
+                progress=progress,
+                log=log.info,
+                verify=_verify_by(self.settings.stage_policy, audit),
+            )
             runs = self.stages.pipeline
         else:
             chosen = self.settings if mode is None else replace(self.settings, dtype="exact")
@@ -141,7 +154,7 @@ class LoadedModel:
                 max_batch_tokens=self.settings.max_batch_tokens,
                 max_num_seqs=self.settings.max_num_seqs,
                 max_model_len=self.settings.max_model_len or None,
-                prefix_caching=self.settings.prefix_caching and (not masked or self._asked_to_reuse()),
+                prefix_caching=self.settings.prefix_caching and (not (masked or secret) or self._asked_to_reuse()),
                 kv_dtype=self.settings.kv_dtype,
                 store=self._store,
                 kept_states=kept_states(self.spec, self.choice, self.settings),
@@ -326,12 +339,20 @@ class LoadedModel:
                 party.close()
 
 
-def _verify_accelerator(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
-    """What says whether an accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
-    if settings.offload_policy is None:
-        return None
-    from cutset.trust.evidence.link_evidence import verify_link
-    from cutset.trust.evidence.policy import load_policy
-    from cutset.trust.evidence.verifier import Verifier
+def _check_oblivious(settings: Settings) -> None:
+    """Raises ConfigError where something looks texts up, or runs elsewhere."""
+    if has_stages(settings):
+        raise ConfigError("data_oblivious is for a model that runs in this process: leave out --stages")
+    if settings.speculate != "off":
+        raise ConfigError("data_oblivious and speculate don't go together: drafts are looked up by what was written")
+    if settings.prefix_cache is not None:
+        raise ConfigError("data_oblivious and prefix_cache don't go together: beginnings are looked up by their tokens")
 
-    return verify_link(Verifier(load_policy(settings.offload_policy)))
+
+def _verify_by(policy: Path | None, audit: AuditLog | None) -> Callable[[bytes, Binding], bool] | None:
+    """What says whether the evidence of who is linked is enough; None where none is asked for. Raises ConfigError."""
+    if policy is None:
+        return None
+    from cutset.trust.evidence.link_evidence import verify_by
+
+    return verify_by(policy, audit=audit, warn=log.warning)

@@ -9,7 +9,7 @@ and knows nothing of networks. A network is a directory that `cutset stream quan
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from cutset.video.quantised.integer_network import IntegerNetwork, is_integer_ne
 
 if TYPE_CHECKING:
     from cutset.cluster.values import Array
+    from cutset.link.peer import Binding
     from cutset.offload.accelerator.accelerator import Accelerator, Quota
     from cutset.offload.client.picture_offload import PictureOffload
 
@@ -64,7 +65,7 @@ class PrivateNetwork:
         if self.mode.remote:
             from cutset.offload.client.picture_offload import open_picture_offload
 
-            products = self.offload = open_picture_offload(products_of(network), own, self.mode)
+            products = self.offload = open_picture_offload(products_of(network), own, self.mode, _verify(own))
             self.caution = self.offload.caution
         else:
             products = LocalProducts(network.layers, own.thread_count)
@@ -115,6 +116,15 @@ def _checked(settings: Settings) -> tuple[Mode, Settings]:
     own = replace(settings, backend="auto", dtype="auto", device="cpu", prefix_cache=None, pad_rows=False)
     mode = check_settings(own)
     return MODES["local"] if mode is None else mode, own
+
+
+def _verify(settings: Settings) -> Callable[[bytes, Binding], bool] | None:
+    """What says whether the accelerator's evidence is enough; None where none is asked for. Raises ConfigError."""
+    if settings.offload_policy is None:
+        return None
+    from cutset.trust.evidence.link_evidence import verify_by
+
+    return verify_by(settings.offload_policy)
 
 
 def open_integers(directory: str | Path) -> IntegerNetwork:

@@ -111,7 +111,14 @@ class Stream:
         self._coordinator: Coordinator | None = None
         self._started = contextlib.ExitStack()  # workers, and what looks after them
         launcher: Launcher | None = None
-        keys = assembly.keys
+        keys, accuracy = assembly.keys, self.accuracy
+
+        def hear(report: Report, plan: Plan, seconds: float) -> None:
+            if accuracy is not None:
+                accuracy.heard(report)
+            if observe is not None:
+                observe(report, plan, seconds)
+
         try:
             if assembly.ray is not None:
                 launcher = placed = ray_workers(assembly.ray, assembly, log)
@@ -136,7 +143,7 @@ class Stream:
                 rendezvous=assembly.rendezvous,
                 locate=launcher.locate if launcher is not None else None,
                 paces=assembly.links,
-                observe=observe,
+                observe=observe if accuracy is None else hear,
                 advisor=assembly.advisor,
                 log=log,
             )
@@ -174,7 +181,8 @@ class Stream:
         item = self._coordinator.results.get()
         if isinstance(item, Result):
             if self.accuracy is not None and self.accuracy.check(self.model, item):
-                self._coordinator.allow(self.accuracy.budget, self.accuracy.levels, self.accuracy.delta_scale)
+                kept = self.accuracy
+                self._coordinator.allow(kept.budget, kept.levels, kept.delta_scale, kept.factors)
             self._coordinator.took()
             return item
         self._over = True
@@ -195,6 +203,8 @@ class Stream:
         with contextlib.ExitStack() as parts:  # from last to first; a signal meanwhile leaves none of them open
             parts.callback(self._started.close)
             parts.callback(self._assembly.close)
+            if self.accuracy is not None:
+                parts.callback(self.accuracy.close)
             if coordinator is not None:
                 parts.callback(coordinator.close)
 

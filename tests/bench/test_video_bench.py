@@ -37,6 +37,18 @@ def test_scenes_are_what_they_are_called() -> None:
     assert changed["quiet"] < 0.2
     assert changed["busy"] > 0.6
     assert changed["shaking"] > 0.3
+    assert changed["jumping"] > 0.3
+
+
+def test_faces_are_drawn_before_the_quiet_scene_and_some_move() -> None:
+    first, second = (list(SCENES["faces"]((192, 256)).pictures(4)) for _ in range(2))
+    quiet = list(SCENES["quiet"]((192, 256)).pictures(4))
+    covered = []
+    for one, again, plain in zip(first, second, quiet, strict=True):
+        assert one.tobytes() == again.tobytes()
+        covered.append((np.abs(one.astype(int) - plain) > 8).any(axis=1))
+        assert 0.1 < covered[-1].mean() < 0.8
+    assert 0 < (covered[0] != covered[3]).mean() < 0.2, "some nod or sway, and the others stand still"
 
 
 def test_an_onnx_file_of_a_detector(tmp_path: Path) -> None:
@@ -70,6 +82,12 @@ def test_text_is_written_into_every_picture() -> None:
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--pictures", "0"], ["--min-agreement", "0"], ["--thresholds", "-1"], ["--size", "native"]):
+    for words in (
+        ["--pictures", "0"],
+        ["--calibrate", "1"],
+        ["--min-agreement", "0"],
+        ["--thresholds", "-1"],
+        ["--size", "native"],
+    ):
         assert main(["bench", "video", "--model", "alexnet", *words]) == 2
         assert words[0] in capsys.readouterr().err

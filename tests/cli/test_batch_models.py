@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("starlette")
@@ -175,3 +176,17 @@ def test_nothing_left_asks_no_cluster(begun: Path, fake_ray: list[Needs]) -> Non
     assert run("--resume", "--ray", "local") == 0
     assert fake_ray == []
     assert len((begun / "out.jsonl").read_text().splitlines()) == 6
+
+
+def test_blocks_are_as_small_as_what_an_actor_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is lost takes along what it was at, and no more."""
+    pytest.importorskip("pyarrow")
+    table = np.arange(400, dtype=np.int64).reshape(100, 4)
+    sizes = [block.num_rows for block in ray_lines._blocks(table, 3, 16)]
+    assert sum(sizes) == 100
+    assert max(sizes) <= 16
+    assert len(ray_lines._blocks(table[:2], 3, 16)) == 2
+    monkeypatch.setattr(ray_lines, "MOST_BLOCKS", 4)
+    blocks = ray_lines._blocks(table, 3, 16)
+    assert len(blocks) == 4
+    assert [int(one) for block in blocks for one in block.column("begin")] == table[:, 1].tolist()

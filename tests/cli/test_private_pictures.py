@@ -20,7 +20,10 @@ from cutset.cli import main
 from cutset.errors import ConfigError, OffloadError
 from cutset.link.keys import new_keys, save_keys
 from cutset.private_pictures import PrivateNetwork, open_integers
+from cutset.trust.evidence.providers import SimulatorProvider
+from cutset.trust.evidence.served_files import manifest_digest, served_files
 from offload.conftest import AcceleratorProcess
+from tests.trust.wire import policy_text
 
 SOURCE = "generated:64x72,pictures=2"
 MODULE = """
@@ -235,3 +238,40 @@ def test_an_accelerator_of_pictures_loads_no_torch(directory: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=dict(os.environ)
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_pictures_go_to_an_accelerator_whose_evidence_fits(directory: Path, tmp_path: Path) -> None:
+    for name in ("a", "me"):
+        save_keys(new_keys(), name, tmp_path)
+    flags = ["--key", str(tmp_path / "a.key"), "--allow", str(tmp_path / "me.pub"), "--evidence", "simulator"]
+    process = AcceleratorProcess("tcp://127.0.0.1:0", str(directory), *flags)
+    try:
+        said = "".join(process.lines)
+        manifest = re.search("for the manifest ([0-9a-f]{64})", said)
+        where = re.search(r"listening on (tcp://[0-9.:]+)", said)
+        assert manifest is not None
+        assert where is not None
+        assert manifest[1] == manifest_digest(served_files({directory.name: directory})).hex()
+        text = policy_text(SimulatorProvider().measurement.hex(), manifest[1]).replace('"none"', '"accelerator"')
+        (tmp_path / "good.toml").write_text(text.replace('["cutset 1"]', '"any"'))
+        (tmp_path / "other.toml").write_text(text)
+        how = {"offload": where[1], "key": tmp_path / "me.key", "accelerator_key": tmp_path / "a.pub", "threads": 1}
+        with PrivateNetwork(directory, **how, offload_policy=tmp_path / "good.toml") as network:
+            picture = np.zeros((3, *network.size), np.uint8)
+            assert network.run(picture)
+        with pytest.raises(OffloadError, match=r"its version .* isn't one that the policy allows"):
+            PrivateNetwork(directory, **how, offload_policy=tmp_path / "other.toml")
+        words = [
+            "stream",
+            "run",
+            str(directory),
+            "--source",
+            SOURCE,
+            "--private",
+            "ipc:///tmp/x",
+            "--offload-policy",
+            "p",
+        ]
+        assert main(words) == 2
+    finally:
+        process.stop()

@@ -70,6 +70,22 @@ def test_a_receipt_is_written_and_verified(signed: Path, cutset: Any) -> None:
     assert "does NOT verify" in err
 
 
+def test_a_receipt_of_one_answer_has_evidence_too(cutset: Any, tmp_path: Path) -> None:
+    file = tmp_path / "r"
+    asked = [*GENERATE, "--prompt", "Once", "--receipt", file, "--evidence", "simulator"]
+    code, _, err = cutset(*asked)
+    assert code == 0
+    assert "NOT CONFIDENTIAL" in err
+    assert read_receipt(file).statement["evidence"][0] == "simulator"
+    code, out, _ = cutset("trust", "verify", file, "--any-key")
+    assert code == 0
+    assert "its quote carries this key's hash" in out
+    assert "NOT CONFIDENTIAL" in out
+    code, _, err = cutset(*GENERATE, "--prompt", "Once", "--evidence", "simulator")
+    assert code == 2
+    assert "give --receipt" in err
+
+
 def test_the_answer_is_the_same_with_a_receipt(cutset: Any, tmp_path: Path) -> None:
     flags = (*GENERATE, "--prompt", "One day", "--seed", "4")
     _, plain, _ = cutset(*flags)

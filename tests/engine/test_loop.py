@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cutset.engine import Delta, Engine, EngineLoop, RequestHandle, SamplingParams
+from cutset.engine.stage_item import StageItem
 from cutset.errors import ContextLengthError, EngineError, RequestError
 from cutset.models.run.executor import Batch, KVCache
 
@@ -70,6 +71,25 @@ def test_stream(loop: EngineLoop) -> None:
     assert [token for delta in deltas for token in delta.token_ids] == slow_generate([1, 2, 3], GREEDY)
     assert deltas[-1].finished
     assert loop.stats().generated_tokens == 12
+
+
+def test_the_next_step_is_on_its_way_before_what_the_last_one_gave_is_delivered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+    send = engine._pipeline.send
+
+    def noting(item: StageItem) -> None:
+        noted.append("send")
+        send(item)
+
+    monkeypatch.setattr(engine._pipeline, "send", noting)
+    with EngineLoop(engine) as loop:
+        params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+        loop.submit([1, 2, 3], params, on_delta=lambda delta: noted.append("delta"))
+        assert eventually(lambda: noted.count("delta") == 3)
+    assert noted == ["send", "send", "delta", "send", "delta", "delta"]
+    assert_empty(engine)
 
 
 def test_result(loop: EngineLoop) -> None:

@@ -123,10 +123,11 @@ def test_stages_in_shared_memory_write_the_same_and_may_go(one: LLM, tmp_path: P
         assert workers_of(llm) == [stages.places["a"]]
 
 
-def test_in_shared_memory_native_code_runs_the_usual_items(one: LLM, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["shm", "tcp"])
+def test_native_code_runs_the_usual_items(kind: str, one: LLM, tmp_path: Path) -> None:
     """Whoever gets an item in Python notes that it decoded it, and whoever sends one, that it encoded it."""
     with (
-        running(tmp_path, "a", "b", "c", shm=True) as stages,
+        running(tmp_path, "a", "b", "c", shm=kind == "shm", tcp=kind == "tcp") as stages,
         LLM("story", **stages.settings("a", "b", "c"), **SMALL) as llm,
     ):
         done: dict[str, list[set[str]]] = {}

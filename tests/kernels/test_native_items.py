@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ from msgspec import structs
 import cutset.link._ring as ring
 from cutset.cluster.messages import Work
 from cutset.cluster.wire import LIMITS, PIECE, pieces
-from cutset.cluster.worker.native_item import CLOCK, front_of
-from cutset.cluster.worker.ring_hop import KEPT, LEAST_AWAKE, MOST_AWAKE, SHARE, Arrivals
+from cutset.cluster.worker.awaited_item import EARLY, KEPT, MOST_AWAKE, SHARE, SHORT, Arrivals
+from cutset.cluster.worker.frame_hop import hidden_of, sent_at
+from cutset.cluster.worker.native_item import CLOCK, NativeItem, front_of
 from cutset.engine.decoder_stage import BATCH, DecoderStage
 from cutset.engine.stage_item import StageItem, StageSetup, encode_item
 from cutset.engine.stage_runtime import LinkedStage
@@ -231,6 +233,68 @@ def test_what_has_no_room_is_left_to_python(setting: Setting, rings: Rings) -> N
             native.send_hidden(step, rings.out.end(), front, clock)
 
 
+def test_native_code_sends_on_what_a_step_makes_as_python_does(setting: Setting, rings: Rings) -> None:
+    """Byte for byte, from a ring or from tokens, and not while another thread sends."""
+    known = front_of(WORK, setting.nbytes)
+    assert known is not None
+    front, clock = known
+    step, to = setting.ready(), rings.out.end()
+    assert rings.sender.send([setting.frame()], 0.0) == 1
+    end = rings.run(step, setting.linears, front, clock, to=to)
+    assert end.ran
+    assert end.came <= end.ended <= end.sent_on
+    wanted = setting.frame(hidden=setting.wanted)
+    for sent_on in (end.sent_on, 0.0):
+        record = rings.back.recv(0.0)
+        if not sent_on:
+            assert record is None, "once"
+            break
+        assert record is not None
+        found = bytes(rings.memory[1][record[1] : record[1] + record[2]])
+        assert (record[0], record[3]) == (ring.WHOLE, len(wanted))
+        assert found[:clock] + found[clock + 8 :] == wanted[:clock] + wanted[clock + 8 :]
+        assert struct.unpack(">d", found[clock : clock + 8])[0] == sent_on
+        rings.back.release(record[4])
+    first = setting.stages[0]
+    tokens = first.ready_step(setting.caches[0], first.prepare(setting.batch))
+    end = native.run_step(tokens, first.linears, to=to, front=front, clock=clock)
+    assert end.sent_on >= end.ended > 0
+    record, wanted = rings.back.recv(0.0), setting.frame()
+    assert record is not None
+    found = bytes(rings.memory[1][record[1] : record[1] + record[2]])
+    assert found[:clock] + found[clock + 8 :] == wanted[:clock] + wanted[clock + 8 :]
+    hidden = np.ascontiguousarray(setting.hidden).reshape(-1).view(np.uint8)
+    with pytest.raises(ValueError, match="has a front"):
+        native.run_step(setting.ready(), setting.linears, hidden, to=to)
+    failed = native.run_step(setting.ready(), setting.linears, to=to, front=front, clock=clock)
+    assert (failed.ran, failed.sent_on) == (False, 0.0)
+    rings.back.close()
+    gone = native.run_step(setting.ready(), setting.linears, hidden, to=to, front=front, clock=clock)
+    assert (gone.ran, gone.sent_on) == (True, 0.0), "Python finds that the other side has gone"
+
+
+def test_bytes_of_a_link_are_those_of_an_item_or_python_s(setting: Setting) -> None:
+    known = front_of(WORK, setting.nbytes)
+    stage: Any = SimpleNamespace(linears=setting.linears)
+    item = NativeItem(stage, WORK, {}, setting.ready())
+    assert item.front == known
+    made = setting.frame(structs.replace(WORK, sent=1.5))
+    sent = sent_at(item, memoryview(made))
+    assert sent is not None
+    assert sent > 0
+    for shift in (0, 1, 4):  # wherever ZeroMQ puts it
+        data = memoryview(bytes(shift) + made)[shift:]
+        item = NativeItem(stage, WORK, {}, setting.ready())
+        item.run(hidden_of(item, data))
+        assert item.end is not None
+        assert item.end.ran
+        made_of_it = setting.stages[1].close_step(setting.caches[1], item.step, item.end, False)
+        assert made_of_it is not None
+        assert made_of_it.tobytes() == setting.wanted.tobytes()
+    for name, data in other_frames(setting).items():
+        assert sent_at(item, memoryview(data)) is None, name
+
+
 def test_the_first_stage_runs_a_step_of_tokens(setting: Setting) -> None:
     first = setting.stages[0]
     step = first.ready_step(setting.caches[0], first.prepare(setting.batch))
@@ -272,22 +336,27 @@ def test_a_stage_goes_on_with_what_native_code_made_or_why_it_failed(setting: Se
         native.run_step(step, stage.linears, hidden[:-4])
 
 
-def test_a_wait_stays_awake_for_a_small_part_of_it_around_when_something_is_due() -> None:
+def test_a_wait_stays_awake_around_when_something_is_due_and_no_longer() -> None:
     arrivals = Arrivals()
-    assert arrivals.window(64, 0.0)[1] == 0.0, "nothing is known yet"
-    for _ in range(KEPT):
-        arrivals.observe(64, 0.01)
-    sleep, awake = arrivals.window(64, 0.0)
-    assert 0.009 < sleep < 0.01 < sleep + awake
-    assert awake <= SHARE * 0.01
-    for _ in range(KEPT):
-        arrivals.observe(32, LEAST_AWAKE / SHARE / 2)
-    assert arrivals.window(32, 0.0)[1] == 0.0, "to sleep costs more"
-    assert arrivals.window(128, 0.0)[1] == 0.0, "of other sizes nothing is known"
-    later, _ = arrivals.window(64, 0.005)
-    assert later == pytest.approx(sleep - 0.005)
-    assert arrivals.window(64, 0.02)[1] == 0.0, "it is late: that costs no core"
-    for _ in range(KEPT):
-        arrivals.observe(64, 5.0)
-    assert arrivals.window(64, 0.0)[1] == 0.0, "not yet"
-    assert 0 < arrivals.window(64, 4.99)[1] <= MOST_AWAKE
+    assert arrivals.window(64, 0.0, 0.1) == (0.1, 0.0, 0.0), "nothing is known yet"
+    for took in (0.0102, *[0.01] * (KEPT - 2), 0.0101):
+        arrivals.observe(64, took)
+    sleep, awake, late = arrivals.window(64, 0.0, 0.1)
+    assert sleep == pytest.approx(0.01 - EARLY)
+    assert sleep + awake == pytest.approx(0.0102 + EARLY)
+    assert sleep + awake + late == pytest.approx(0.1)
+    assert arrivals.window(128, 0.0, 0.1).awake == 0.0, "of other sizes nothing is known"
+    later = arrivals.window(64, 0.005, 0.1)
+    assert later[:2] == pytest.approx((sleep - 0.005, awake))
+    begun = arrivals.window(64, sleep + awake / 2, 0.1)
+    assert begun[:2] == pytest.approx((0.0, awake / 2))
+    assert arrivals.window(64, 0.02, 0.1) == (0.1, 0.0, 0.0), "it is late: that costs no core"
+    assert arrivals.window(64, 0.0, 0.005) == (0.005, 0.0, 0.0), "not yet"
+    arrivals.observe(64, 5.0)
+    assert arrivals.window(64, 0.0, 0.1).awake == pytest.approx(SHARE * 0.01), "one that was late"
+    for took in [0.2] * (KEPT - 1) + [1.0]:
+        arrivals.observe(64, took)
+    assert arrivals.window(64, 0.199, 0.1)[:2] == pytest.approx((0.2 - EARLY - 0.199, MOST_AWAKE))
+    for took in [1e-4] * (KEPT - 1) + [1.0]:
+        arrivals.observe(32, took)
+    assert arrivals.window(32, 0.0, 0.1)[:2] == pytest.approx((0.0, SHORT)), "to sleep would take longer"

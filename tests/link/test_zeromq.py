@@ -14,14 +14,18 @@ import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cutset.errors import LinkClosed, LinkError
 from cutset.link import Timeouts, connect, listen, router
+from cutset.link.channel import Channel
 from cutset.link.keys import new_keys
 from cutset.link.router import ZmqListener
+from cutset.link.sockets import Awake
 
 QUICK = Timeouts(connect=1, send=1, recv=1)
+LATER = Awake(0.5, 0.5)
 OTHER = """
 import os, sys
 from cutset.link import listen, router
@@ -170,4 +174,30 @@ def test_a_connection_that_breaks_is_noticed_at_once(
     breaker.join()
     link.close()
     monkeypatch.undo()
+    listener.close()
+
+
+def test_whoever_knows_what_comes_gets_bytes_awake_or_asleep(tmp_path: Path) -> None:
+    listener = listen(f"ipc://{tmp_path / 'bytes'}", timeouts=QUICK)
+    assert isinstance(listener, ZmqListener)
+    link = connect(listener.address, timeouts=QUICK)
+    link.send(b"first")
+    assert listener.recv(1.0) is not None
+    for delay, awake in ((0.0, None), (0.01, None), (0.01, Awake(0.0, 1.0)), (0.02, Awake(0.005, 1.0)), (0.0, LATER)):
+        threading.Timer(delay, link.send, (b"header", [np.frombuffer(b"array", np.uint8)])).start()
+        got = listener.recv_bytes(1.0, awake)
+        while got is None:
+            got = listener.recv_bytes(1.0, awake)
+        found = listener.decoded(*got)
+        assert found is not None
+        assert (found[0], found[1].header, found[1].arrays[0].tobytes()) == (got[0], b"header", b"array")
+    for awake in (None, LATER, Awake(0.0, 0.002)):
+        assert listener.recv_bytes(0.01, awake) is None
+    assert isinstance(link, Channel)
+    link.send_frame(b"no frame" * 10, timeout=1.0)
+    got = listener.recv_bytes(1.0)
+    assert got is not None
+    assert listener.decoded(*got) is None
+    assert listener.gone() == [got[0]]
+    link.close()
     listener.close()

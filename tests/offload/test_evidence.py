@@ -11,14 +11,14 @@ import pytest
 from cutset import LLM, SamplingParams
 from cutset.cli import main
 from cutset.config import load_settings
-from cutset.errors import ConfigError, HandshakeError, OffloadError
+from cutset.errors import ConfigError, EvidenceError, HandshakeError, OffloadError
 from cutset.link.keys import new_keys, save_keys
 from cutset.link.peer import Binding
 from cutset.models.registry import BUNDLED
 from cutset.offload.accelerator.accelerator import Accelerator, Quota
 from cutset.offload.accelerator.loading import open_accelerator
 from cutset.trust.evidence.document import Prover
-from cutset.trust.evidence.link_evidence import prove_link, verify_link
+from cutset.trust.evidence.link_evidence import prove_link, verify_by, verify_link
 from cutset.trust.evidence.policy import load_policy
 from cutset.trust.evidence.providers import SimulatorProvider
 from cutset.trust.evidence.served_files import ServedFile, manifest_digest, served_files
@@ -108,6 +108,27 @@ def test_a_binding_counts_with_all_that_is_in_it(enclave: Enclave) -> None:
     for name in ("prover", "verifier", "transcript"):
         with pytest.raises(HandshakeError):
             verify(shown, replace(binding, **{name: b"x" * 32}))
+
+
+def test_a_policy_is_read_again_for_the_next_link(enclave: Enclave, tmp_path: Path) -> None:
+    policy, said = tmp_path / "p.toml", list[str]()
+    policy.write_text(enclave.policy.read_text())
+    prove, verify = prove_link(enclave.prover()), verify_by(policy, warn=said.append)
+    binding = Binding(b"p" * 32, b"v" * 32, b"t" * 32)
+    assert verify(prove(binding), binding) is True
+    policy.write_text(policy.read_text().replace('["accelerator"]', '["none"]'))
+    with pytest.raises(EvidenceError, match="mode 'accelerator'"):
+        verify(prove(binding), binding)
+    policy.write_text("version = 2")
+    with pytest.raises(EvidenceError, match="mode 'accelerator'"):
+        verify(prove(binding), binding)
+    policy.unlink()
+    policy.write_text(enclave.policy.read_text())
+    assert verify(prove(binding), binding) is True
+    assert [line.partition(":")[0] for line in said] == [
+        "NOT CONFIDENTIAL",
+        "the policy that was read before stays in force",
+    ]
 
 
 def test_evidence_that_is_too_large_is_said_at_the_start(enclave: Enclave) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,13 @@ def test_the_command_writes_what_went_wrong(loaded: Loaded, tmp_path: Path, caps
     file = tmp_path / "r"
     ask = ["generate", "story", "--prompt", "Once", "--threads", "1", "--ignore-eos", "--max-tokens", "9"]
     with serving(loaded, odd=lying) as accelerator:
-        offload = ["--offload", accelerator.listener.address]
+        offload = ["--offload", accelerator.listener.address, "--audit-log", str(tmp_path / "audit")]
         assert main([*ask, *offload, "--receipt", str(file), "--receipt-key", str(tmp_path / "me.key")]) == 2
     assert "cutset: error: " in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "audit").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["lied"]
+    assert main([*ask, "--audit-log", str(tmp_path / "audit")]) == 2
+    assert "nothing to log" in capsys.readouterr().err
     assert main(["trust", "verify", str(file), "--key", KEY.public.hex()]) == 3
     assert "FAILED" in capsys.readouterr().out
     assert main(["trust", "replay", str(file), "story"]) == 2

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cutset.errors import EvidenceError, LinkClosed
 from cutset.serve.auth import Auth
-from cutset.serve.key_server import NONCE_S, KeyServer, build_key_app
+from cutset.serve.key_server import NONCE_S, KeyServer, build_key_app, key_files_watch
 from cutset.serve.request_limits import RequestLimits
 from cutset.serve.server import bind, configuration, serve_in_thread
 from cutset.serve.tls import Certificate
@@ -44,12 +44,15 @@ class Releasing:
         self.keys.mkdir()
         write_model_key(KEY, self.keys / "story.key")
         self.provider, self.time = SimulatorProvider(b"an enclave"), 1000.0
-        policy = folder / "policy.toml"
+        self.policy = folder / "policy.toml"
         text = policy_text(self.provider.measurement.hex(), manifest_digest([]).hex())
-        policy.write_text(text.replace('modes = ["none"]', 'modes = ["release"]'))
+        self.policy.write_text(text.replace('modes = ["none"]', 'modes = ["release"]'))
         audit = AuditLog(self.log)
-        self.server = KeyServer(self.keys, Verifier(load_policy(policy), audit=audit), audit, lambda: self.time)
+        verifier = Verifier(load_policy(self.policy), audit=audit)
+        self.server = KeyServer(self.keys, verifier, audit, lambda: self.time)
         certificate = Certificate(folder / "tls.pem", folder / "tls.key")
+        self.said: list[str] = []
+        self.watch = key_files_watch(verifier, self.policy, certificate, self.said.append)
         app = build_key_app(self.server, Auth([], "127.0.0.1"))
         self.http = uvicorn.Server(configuration(app, RequestLimits(), tls=certificate))
 
@@ -143,6 +146,53 @@ def test_keys_come_and_go_without_a_restart(releasing: Releasing) -> None:
     (releasing.keys / "new.key").unlink()
     with pytest.raises(EvidenceError, match="no key"):
         releasing.ask(releasing.prover(), other.seal)
+
+
+def test_a_sealed_model_that_is_older_is_not_opened_any_more(releasing: Releasing) -> None:
+    old, new, other = (ModelKey(one * 32, bytes(32), line, n) for one, line, n in (("01", "bot", 3), ("02", "bot", 12),
+                                                                                   ("03", "else", 1)))  # fmt: skip
+    write_model_key(old, releasing.keys / "old.key")
+    assert releasing.ask(releasing.prover(), old.seal).secret == old.secret
+    write_model_key(new, releasing.keys / "new.key")
+    write_model_key(other, releasing.keys / "other.key")
+    for key in (new, other):
+        assert releasing.ask(releasing.prover(), key.seal).secret == key.secret
+    with pytest.raises(EvidenceError, match="generation 3 of bot, of which 12 is there"):
+        releasing.ask(releasing.prover(), old.seal)
+    last = releasing.lines()[-1]
+    assert (last["event"], last["seal"]) == ("key refused", old.seal)
+    # Nor when the newer key is gone: what was there once counts.
+    (releasing.keys / "new.key").unlink()
+    with pytest.raises(EvidenceError, match="of which 12 is there"):
+        releasing.ask(releasing.prover(), old.seal)
+    for spoil in ("x", "1" * 30):
+        (releasing.keys / "bot.generation").write_text(spoil)
+        with pytest.raises(EvidenceError, match="isn't a number"):
+            releasing.ask(releasing.prover(), old.seal)
+    (releasing.keys / "bot.generation").write_text("3")
+    assert releasing.ask(releasing.prover(), old.seal).secret == old.secret
+    for path in ("old.key", "other.key", "bot.generation", "else.generation"):
+        (releasing.keys / path).unlink()
+    assert releasing.ask(releasing.prover()).secret == KEY.secret, "without a line there is nothing to count"
+
+
+def test_a_policy_is_read_again(releasing: Releasing, caplog: pytest.LogCaptureFixture) -> None:
+    before, other = releasing.policy.read_text(), SimulatorProvider(b"another").measurement.hex()
+    try:
+        releasing.policy.write_text(before.replace(releasing.provider.measurement.hex(), other))
+        releasing.watch.check()
+        with pytest.raises(EvidenceError, match="measurement"):
+            releasing.ask(releasing.prover())
+        assert releasing.ask(releasing.prover(measured=b"another")).secret == KEY.secret
+        releasing.policy.write_text("version = 2")
+        releasing.watch.check()
+        assert "stays in force" in caplog.text
+        assert releasing.ask(releasing.prover(measured=b"another")).secret == KEY.secret
+    finally:
+        releasing.policy.write_text(before)
+        releasing.watch.check()
+    assert releasing.ask(releasing.prover()).secret == KEY.secret
+    assert releasing.said == [f"the policy was read again: {releasing.policy}"] * 2
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"{}", b"[" * 10_000, b'{"seal":"../x"}'])

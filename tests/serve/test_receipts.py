@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from cutset.config import load_settings
+from cutset.engine import SamplingParams
 from cutset.llm import AsyncLLM
 from cutset.receipts.issuer import ReceiptIssuer
 from cutset.receipts.replay import replay, replay_settings
@@ -151,6 +152,41 @@ def test_responses_have_one_too(url: str) -> None:
     assert ids(receipt_of(last["response"]), "answer:0") == ids(receipt, "answer:0")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("chat", {"messages": CHAT["messages"]}),
+        ("generate", {"prompt": "Once upon a time"}),
+        ("generate", {"prompt": "Once upon a time", "raw": True}),
+    ],
+)
+def test_ollama_s_api_has_them_too(url: str, path: str, fields: dict[str, Any], stream: bool) -> None:
+    asked = {"model": "tale", "stream": stream, "options": {"num_predict": 6, "seed": 3, "temperature": 0}}
+    response = httpx.post(f"{url}/api/{path}", json=asked | fields | {"cutset_receipt": True}, timeout=60)
+    *before, last = [json.loads(line) for line in response.text.splitlines()]
+    assert last["done"] is True
+    assert all("cutset_receipt" not in one for one in before)
+    receipt = receipt_of(last)
+    said = "".join(one.get("response") or one.get("message", {}).get("content", "") for one in (*before, last))
+    assert details(receipt)["text:0"] == said
+    assert len(ids(receipt, "answer:0")) == last["eval_count"] == 6
+    assert receipt.statement["seed"] == 3
+    for value in (None, False):
+        response = httpx.post(f"{url}/api/{path}", json=asked | fields | {"cutset_receipt": value}, timeout=60)
+        assert "cutset_receipt" not in response.text
+    response = httpx.post(f"{url}/api/{path}", json=asked | fields | {"cutset_receipt": "yes"}, timeout=60)
+    assert response.status_code == 400
+
+
+def test_ollama_s_api_refuses_to_promise_one_without_a_key(server: Running) -> None:
+    for path, fields in (("chat", {"messages": CHAT["messages"]}), ("generate", {"prompt": "Once"})):
+        asked = {"model": "tale", "cutset_receipt": True} | fields
+        response = httpx.post(f"{server.url}/api/{path}", json=asked, timeout=60)
+        assert response.status_code == 400
+        assert "signs no receipts" in response.text
+
+
 def test_a_seed_that_nobody_gave_is_in_it_and_replays(url: str, llm: AsyncLLM) -> None:
     receipts = [receipt_of(ask(url, **ASKED, n=2, stop=["qq"], logit_bias={"9": 2})) for _ in range(2)]
     assert receipts[0].statement["seed"] != receipts[1].statement["seed"]
@@ -180,6 +216,40 @@ def test_a_request_that_fails_has_none(url: str) -> None:
         response = httpx.post(f"{url}/v1/completions", json=asked, timeout=60)
         assert response.status_code in (400, 404)
         assert "cutset_receipt" not in response.text
+
+
+def test_the_key_may_be_replaced_while_a_server_runs(llm: AsyncLLM, tmp_path: Path) -> None:
+    from cutset.cli.receipt_flags import issuers_from
+    from cutset.serve.reload import FileWatch
+    from cutset.trust.evidence.providers import SimulatorProvider
+    from cutset.trust.signing_key import evidence_by
+
+    first, second = SigningKey.new(), SigningKey.new()
+    file, _ = first.save("me", tmp_path)
+    said, used = list[str](), list[str]()
+    watch = FileWatch(said.append)
+    made = issuers_from(file, said.append, evidence_by(SimulatorProvider()), watch, used.append)
+    assert made is not None
+    issuer = made(llm)
+    params = SamplingParams(max_tokens=2)
+
+    def signed(key: SigningKey) -> Receipt:
+        receipt = issuer.begin([llm.encode("Once")], params)
+        return Receipt(receipt.fail(ValueError()), key.public)
+
+    assert signed(first).found.evidence != signed(first).statement["evidence"]
+    file.unlink()
+    watch.check()
+    signed(first)
+    (tmp_path / "me.pub").unlink()
+    second.save("me", tmp_path)
+    watch.check()
+    assert signed(second).found.evidence is not None, "bound to the new key, or it wouldn't verify"
+    assert made(llm).signer.key.public == second.public
+    assert used == [first.public.hex(), second.public.hex()]
+    file.write_text("no key")
+    watch.check()
+    signed(second)
 
 
 def test_a_model_whose_files_changed_since_it_was_loaded(tmp_path: Path) -> None:

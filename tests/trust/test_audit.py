@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cutset.errors import ConfigError
-from cutset.trust.audit import AuditLog
+from cutset.cli import main
+from cutset.errors import ConfigError, EvidenceError
+from cutset.trust.audit import AuditLog, audit_head
 
 
 def test_lines_of_many_writers_do_not_mix(tmp_path: Path) -> None:
@@ -29,6 +30,7 @@ def test_lines_of_many_writers_do_not_mix(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert lines[0] == {"event": "older"}
     assert len(lines) == 81
+    assert audit_head(path)[0] == 81, "and each knows the one before"
     for name in "012":
         assert [line["number"] for line in lines[1:] if line["peer"] == name] == list(range(20))
 
@@ -56,3 +58,43 @@ def test_what_cannot_be_logged_is_an_error(tmp_path: Path) -> None:
         AuditLog(tmp_path / "link")
     with pytest.raises(ConfigError, match="can't be written"):
         AuditLog(Path("/dev/full")).write("refused", reason="the disk is full")
+
+
+def test_a_line_that_is_changed_taken_out_or_put_in_is_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    log = AuditLog(path)
+    assert audit_head(path) == (0, "")
+    heads = []
+    for number in range(5):
+        log.write("refused", number=number, reason="line")
+        heads.append(audit_head(path)[1])
+    log.close()
+    lines = path.read_text().splitlines(keepends=True)
+    for kept in heads:
+        assert audit_head(path, kept) == (5, heads[-1])
+    made = [
+        lines[1:],
+        lines[:2] + lines[3:],
+        [*lines[:2], lines[2].replace("line", "lime"), *lines[3:]],
+        [*lines[:2], lines[3], lines[2], *lines[4:]],
+        [*lines[:2], lines[1], *lines[2:]],
+        [*lines[:2], '{"event": "refused"}\n', *lines[2:]],
+        [*lines, '{"event": "refused"}\n'],
+        [*lines[:4], lines[4][:-1]],
+        [*lines[:2], "[]\n", *lines[2:]],
+        [*lines[:2], "\xff\n", *lines[2:]],
+    ]
+    for wrong in made:
+        path.write_text("".join(wrong))
+        with pytest.raises(EvidenceError, match="line"):
+            audit_head(path)
+    path.write_text("".join(lines[:3]))  # cut short: of itself it is whole, and a digest that was kept tells
+    assert audit_head(path) == (3, heads[2])
+    assert main(["trust", "audit", str(path), "--since", heads[1]]) == 0
+    assert capsys.readouterr().out.startswith(heads[2])
+    assert main(["trust", "audit", str(path), "--since", heads[4]]) == 1
+    assert "cut short" in capsys.readouterr().err
+    assert main(["trust", "audit", str(path), "--since", "x"]) == 2
+    assert main(["trust", "audit", str(tmp_path / "none")]) == 2

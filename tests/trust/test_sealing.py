@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cutset.cli import main
 from cutset.errors import CheckpointError, ConfigError, CutsetError, ModelError
+from cutset.models.files import digests
 from cutset.models.files.source import open_source
+from cutset.models.random import RandomModel
 from cutset.models.registry import BUNDLED
 from cutset.trust.evidence.served_files import manifest_digest, served_files
 from cutset.trust.sealing.opened_model import opened_model
@@ -250,3 +253,52 @@ def test_what_cannot_be_sealed(tmp_path: Path, plain: Path, what: str) -> None:
         seal_model(model, target)
     assert isinstance(caught.value, CutsetError)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_key_says_which_generation_it_is_of(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sealing = ["trust", "seal", str(plain), "-o", str(tmp_path / "s"), "--key", str(tmp_path / "k")]
+    assert main([*sealing, "--line", "bot", "--generation", "7"]) == 0
+    key = load_model_key(tmp_path / "k")
+    assert (key.line, key.generation) == ("bot", 7)
+    with opened_model(tmp_path / "s", key) as folder:
+        assert (folder / "folder" / "c.json").read_bytes() == (plain / "folder" / "c.json").read_bytes()
+    mount = ["trust", "mount-key", "--key", str(tmp_path / "m"), "--wrap", str(tmp_path / "w")]
+    assert main([*mount, "--line", "bot", "--generation", "8"]) == 0
+    assert load_model_key(tmp_path / "m").generation == 8
+    capsys.readouterr()
+    for number, wrong in enumerate(
+        (["--line", "bot"], ["--generation", "1"], ["--line", "../x", "--generation", "1"],
+         ["--line", "bot", "--generation", "-1"], ["--line", "bot", "--generation", str(2**60)])
+    ):  # fmt: skip
+        words = [*sealing[:4], str(tmp_path / f"t{number}"), "--key", str(tmp_path / f"k{number}"), *wrong]
+        assert main(words) == 2
+        assert "a line is a name" in capsys.readouterr().err
+        assert not (tmp_path / f"t{number}").exists()
+    for spoil in ("generation x", "generation 1", "line bot", "line a/b\ngeneration 1"):
+        place = tmp_path / "spoilt"
+        place.write_text(ModelKey("ab" * 32, bytes(32)).text() + spoil + "\n")
+        place.chmod(0o600)
+        with pytest.raises(ConfigError):
+            load_model_key(place)
+
+
+def test_digests_are_compared_when_it_is_sealed_and_not_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every byte is authenticated when it is opened: to hash all of them once more would double that."""
+    RandomModel(layers=1).write_checkpoint(tmp_path / "floats")
+    assert main(["quantize", str(tmp_path / "floats"), "-o", str(tmp_path / "model")]) == 0
+    key, hashed = seal_model(tmp_path / "model", tmp_path / "sealed"), list[Any]()
+
+    def wrong(value: Any) -> str:
+        hashed.append(value)
+        return ""
+
+    monkeypatch.setattr(digests, "digest", wrong)
+    with opened_model(tmp_path / "sealed", key) as opened:
+        assert open_source(opened, "always").dtype == "int8"
+        assert hashed == []
+    with pytest.raises(CheckpointError):
+        open_source(tmp_path / "model", "always")
+    assert hashed
+    with pytest.raises(CheckpointError, match="digest"):
+        seal_model(tmp_path / "model", tmp_path / "again")
+    assert not (tmp_path / "again").exists()

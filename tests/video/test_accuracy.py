@@ -10,10 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from cluster.run.pictures import moving, small_model
+from cutset.cluster.messages import Report
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.accuracy import Accuracy
 from cutset.video.check import ResultCheck, difference
+from cutset.video.delta.calibrator import Calibrator
 from cutset.video.result import Result
 
 
@@ -153,3 +155,69 @@ def test_checks_of_delta_compute_become_rarer_while_all_is_well() -> None:
     kept.observe(0.02)
     kept.looked(1200)
     assert kept.wants(1216)
+
+
+def result_of(number: int, pixels: np.ndarray, outputs: dict[str, np.ndarray], dropped: str = "") -> Result:
+    return Result(0, number, 0.0, outputs, dropped, 1, 0.0, 0.0, 0.0, 1, pixels)
+
+
+def report_of(party: str, shares: list[float] | None) -> Report:
+    return Report(1, 1, 0, 0, party, shares=shares)
+
+
+def test_pictures_that_all_stages_computed_dense_are_not_checked() -> None:
+    model, pixels = small_model(32, 48), moving(1, 32, 48)[0]
+    kept = Accuracy(0.01, Budget(), incremental=True)
+    asked: list[int] = []
+
+    def dense(picture: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(1)
+        return dict(model.run(picture))
+
+    kept.dense = dense
+    result = result_of(1, pixels, dict(model.run(pixels)))
+    kept.heard(report_of("b", None))
+    kept.heard(report_of("a", [1.0, 1.0]))
+    assert not kept.check(model, result)
+    assert (kept.checked, kept.spared) == (0, 1)
+    assert not kept.wants(4), "soon after nothing can be far off"
+    assert kept.wants(5)
+    kept.heard(report_of("c", [1.0, 0.5]))
+    kept.check(model, result_of(5, pixels, dict(model.run(pixels))))
+    assert (kept.checked, kept.largest, len(asked)) == (1, 0.0, 1), "by what computes dense, not the model itself"
+
+
+def test_thresholds_by_layer_are_found_from_the_first_results() -> None:
+    model, pictures = small_model(32, 48), moving(10, 32, 48)
+    kept, lines = Accuracy(0.05, Budget(), incremental=True), list[str]()
+    kept.calibrator = Calibrator(model, model.run, kept.moved, 0.5, log=lines.append)
+    for number, pixels in enumerate(pictures[:9]):
+        kept.check(model, result_of(number, pixels, dict(model.run(pixels)), "lost" if number == 4 else ""))
+    assert kept.factors is None
+    kept.calibrator.wait(60)
+    assert kept.check(model, result_of(9, pictures[9], dict(model.run(pictures[9])))), "there is news"
+    assert kept.factors
+    assert set(kept.factors) <= set(model.graph.values)
+    assert "thresholds by layer" in lines[-1]
+    assert not kept.wants(10)
+    assert kept.wants(25)
+    kept.close()
+
+
+def test_a_stream_that_ends_does_not_wait_for_thresholds() -> None:
+    model, pictures = small_model(32, 48), moving(8, 32, 48)
+    calls: list[int] = []
+
+    def moved(found: object, wanted: object) -> float:
+        calls.append(1)
+        return 0.1
+
+    calibrator = Calibrator(model, model.run, moved, 0.5)
+    for number, pixels in enumerate(pictures):
+        calibrator.took(result_of(number, pixels, dict(model.run(pixels))), 1.0)
+    calibrator.close()
+    count = len(calls)
+    assert count < 300
+    assert calibrator.found() is None or count > 100
+    calibrator.close()
+    Calibrator(model, model.run, moved, 0.5).close()

@@ -13,34 +13,18 @@ onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 torch = pytest.importorskip("torch")
 
+from benchmarks.onnx_files import exported, in_thirds, of_onnxruntime
 from cluster.run.pictures import moving
 from cutset import Stream
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.video.check import range_error
 from cutset.video.onnx_model import OnnxModel
-from cutset.video.runtimes import FUSED, open_stage
+from cutset.video.runtimes import FUSED
 from cutset.video.zoo import ZOO, build
-from video.exported import exported, page
+from video.exported import page
 
 TOLERANCE = 1e-4
-
-
-def of_onnxruntime(path: Path, pixels: NDArray[np.uint8], scale: tuple[float, float]) -> dict[str, Any]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    mean, deviation = (np.float32(part) for part in scale)
-    given = {session.get_inputs()[0].name: (pixels.astype(np.float32) - mean) / deviation}
-    return dict(zip([one.name for one in session.get_outputs()], session.run(None, given), strict=True))
-
-
-def in_thirds(model: OnnxModel, pixels: Any, runtime: str) -> dict[str, Any]:
-    graph, values = model.graph, {model.graph.inputs[0].name: pixels}
-    count = len(graph.nodes)
-    for first, last in ((0, count // 3), (count // 3, 2 * count // 3), (2 * count // 3, count)):
-        values |= open_stage(graph, range(first, last), model.weights, runtime).run(0, values)
-    return {name: values[name] for name in graph.outputs}
 
 
 def holds(path: Path, pixels: NDArray[np.uint8], pixel: str, scale: tuple[float, float]) -> dict[str, Any]:

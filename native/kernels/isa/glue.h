@@ -6,6 +6,7 @@
 namespace cutset::CUTSET_ISA {
 
 void embedding(const float* table, const std::int32_t* ids, std::size_t rows, std::size_t cols, float* out);
+void scan(const TableScan& scan);
 void rms_norm(const float* x, const float* gain, float eps, std::size_t rows, std::size_t cols, float* out);
 void add_rms_norm(float* x, const float* delta, const float* gain, float eps, std::size_t rows, std::size_t cols,
                   float* out);
@@ -39,10 +40,10 @@ void thin_dots(const ThinDots& work);
 void thin_add(const ThinAdd& work);
 void exp(const float* x, std::size_t count, float* out);
 
-constexpr GlueKernels kGlue = {embedding,      rms_norm,        add_rms_norm, add_bias,    scale,        softcap,
-                               scaled_add,     apply_rope,      append,       append_i8,   mix_heads,    attention,
-                               attention_part, attention_merge, silu_mul,     gelu_mul,    gelu_erf_mul, relu_mul,
-                               clamped_mul,    moe_route,       multiply,     sigmoid_mul, short_conv,   delta_rule,
-                               thin_dots,      thin_add,        exp};
+constexpr GlueKernels kGlue = {embedding,  scan,           rms_norm,        add_rms_norm, add_bias,    scale,
+                               softcap,    scaled_add,     apply_rope,      append,       append_i8,   mix_heads,
+                               attention,  attention_part, attention_merge, silu_mul,     gelu_mul,    gelu_erf_mul,
+                               relu_mul,   clamped_mul,    moe_route,       multiply,     sigmoid_mul, short_conv,
+                               delta_rule, thin_dots,      thin_add,        exp};
 
 }  // namespace cutset::CUTSET_ISA

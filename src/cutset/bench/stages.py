@@ -30,7 +30,8 @@ GROUP = 8  # sequences
 
 
 def run_groups(bench: StageBench) -> list[Row]:
-    """16 streams in two groups of 8 on two stages, beside the engine on one core with 8 and on both with 16.
+    """16 streams in two groups of 8 on two stages in shared memory, beside the engine on one core with 8 and on both
+    with 16.
 
     Two stages read all weights for each group, an engine on both cores once for both groups. What memory allows is said
     beside: tokens a second if reading weights were all that takes time.
@@ -42,7 +43,7 @@ def run_groups(bench: StageBench) -> list[Row]:
     read = spec.parameter_count() - spec.vocab_size * spec.hidden  # bytes of a step
     options = {"max_model_len": 512, "cache_mib": 512}
     with contextlib.ExitStack() as parts:
-        stages = parts.enter_context(BenchStages([a, b], model))
+        stages = parts.enter_context(BenchStages([a, b], model, scheme="shm"))
         systems = {
             TWO: (engine_process(model, [a, b], options | stages.settings(), name=TWO), 2 * GROUP),
             ONE: (engine_process(model, [a], options, name=ONE), GROUP),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cutset.bench.stream_bytes import Coding
 from cutset.bench.stream_videos import Video
 from cutset.compare.results import Row
-from cutset.video.torch_model import TorchModel
+from cutset.video.network_model import NetworkModel
+from cutset.video.networks import is_onnx, open_file, own_size
 
 __all__ = ["PARTS", "Part", "StreamSetting"]
 
@@ -25,10 +27,24 @@ class StreamSetting:
     log: Callable[[str], None]
     codings: Sequence[Coding] = ()  # what deltas are held against
 
-    def model(self, name: str, video: Video) -> TorchModel:
-        """The network with its head and random weights, for pictures of the video's size."""
+    size: tuple[int, int] = (320, 320)  # of pictures for ONNX files that take any
+
+    def videos_of(self, name: str) -> list[Video]:
+        """All videos, scaled to what an ONNX file takes."""
+        if not is_onnx(name):
+            return list(self.videos)
+        size = own_size(open_file(name)) or self.size
+        return [video.of_size(size) for video in self.videos]
+
+    def model(self, name: str, video: Video) -> NetworkModel:
+        """An ONNX file's network, or one of the zoo with its head and random weights, for pictures of that size."""
+        if is_onnx(name):
+            from cutset.video.onnx_model import OnnxModel
+
+            return OnnxModel.of(name, video.size)
         import torch
 
+        from cutset.video.torch_model import TorchModel
         from cutset.video.zoo import build
 
         return TorchModel.of(build(name), (1, 3, *video.size), torch.uint8)
@@ -40,6 +56,9 @@ def _bytes(setting: StreamSetting) -> Iterator[Row]:
     starts = (100,) if setting.quick else (100, 500, 900)
     for video in setting.videos:
         for name in setting.models:
+            if is_onnx(name):
+                setting.log(f"bytes: {name}: of torch's networks alone")
+                continue
             count = 2 if setting.quick else 4 if name.startswith("vgg") else 7
             workload = f"{name}, {video.name}"
             model = setting.model(name, video)
@@ -58,9 +77,9 @@ def _bytes(setting: StreamSetting) -> Iterator[Row]:
 def _plans(setting: StreamSetting) -> Iterator[Row]:
     from cutset.bench.stream_plans import run_plans
 
-    for video in setting.videos:
-        for name in setting.models:
-            yield from run_plans(name, setting.model(name, video), video, setting.quick, setting.log)
+    for name in setting.models:
+        for video in setting.videos_of(name):
+            yield from run_plans(Path(name).name, setting.model(name, video), video, setting.quick, setting.log)
 
 
 PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans}

@@ -33,10 +33,10 @@ from cutset.partition.cost import Cost, CostModel
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes
+from cutset.video.network_model import NetworkModel
 from cutset.video.picture_forms import LOSSY
-from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of
+from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of, torch_threads
 from cutset.video.sources import Picture, VideoCodec
-from cutset.video.torch_model import TorchModel
 
 __all__ = [
     "CHOSEN",
@@ -129,7 +129,7 @@ def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
     return kept
 
 
-def run_plans(name: str, model: TorchModel, video: Video, quick: bool, log: Callable[[str], None]) -> Iterator[Row]:
+def run_plans(name: str, model: NetworkModel, video: Video, quick: bool, log: Callable[[str], None]) -> Iterator[Row]:
     """Rows for raw and encoded pictures of a video."""
     log(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
@@ -161,17 +161,13 @@ def run_plans(name: str, model: TorchModel, video: Video, quick: bool, log: Call
 
 
 def _problems(
-    model: TorchModel, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
+    model: NetworkModel, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
 ) -> dict[str, tuple[Problem, Sizes]]:
     """By metric: the problem, with what values cost for the pictures of that phase."""
-    import torch
-
     which = 0 if few else 1  # what the near-best plans come to
     first, last = PlayedPictures.phases(ALONE[which], TOGETHER[which])
     found = {}
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1, model.graph):
         for metric, phase in ((LATENCY, first), (PERIOD, last)):
             sizes = sizes_of(model.graph, model.tensors, pictures, codec, source, count=MEASURED, among=phase)
             alone = metric == LATENCY
@@ -182,8 +178,6 @@ def _problems(
                 in_flight=1 if alone else IN_FLIGHT,
             )
             found[metric] = problem_of(model.graph, model.digest, profile, sizes, wish), sizes
-    finally:
-        torch.set_num_threads(before)
     return found
 
 
@@ -194,7 +188,7 @@ def _show(found: Sequence[Candidate], layers: int, workload: str, log: Callable[
 
 
 def _play_all(
-    model: TorchModel,
+    model: NetworkModel,
     workers: LocalWorkers,
     links: Mapping[Any, Any],
     source: tuple[Sequence[Picture], VideoCodec | None],

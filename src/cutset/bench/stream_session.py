@@ -25,9 +25,9 @@ from cutset.cluster.messages import Report
 from cutset.errors import CutsetError
 from cutset.link import Timeouts, connect
 from cutset.partition.plan import Plan
+from cutset.video.network_model import NetworkModel
 from cutset.video.picture_inputs import PictureInputs
 from cutset.video.sources import VideoCodec
-from cutset.video.torch_model import TorchModel
 
 __all__ = ["IN_FLIGHT", "Played", "PlayedPictures", "play", "wait_for"]
 
@@ -106,7 +106,7 @@ class _Gate:
 
 
 def play(
-    model: TorchModel,
+    model: NetworkModel,
     workers: LocalWorkers,
     links: Mapping[tuple[str, str], Hop],
     plan: Plan,

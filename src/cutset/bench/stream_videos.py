@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -21,15 +21,22 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """`name` is for the rows, `text` what `open_source` takes; `size` is rows and columns."""
+    """`name` is for the rows, `text` what `open_source` takes; `size` is rows and columns, to which pictures are
+    `scaled` if it isn't their own: such pictures aren't forwarded as packets."""
 
     name: str
     text: str
     size: tuple[int, int]
+    scaled: bool = False
+
+    def of_size(self, size: tuple[int, int]) -> Video:
+        """The same with pictures of this size."""
+        return replace(self, name=f"{self.name.rpartition(' ')[0]} {size_text(size)}", size=size, scaled=True)
 
     @contextmanager
     def open(self, limit: int | None = None, size: tuple[int, int] | None = None) -> Iterator[Source]:
         """The source, from its first picture; `size`: rows and columns that pictures are scaled to."""
+        size = size or (self.size if self.scaled else None)
         with open_source(self.text, limit=limit, size=size) as source:
             yield source
 

@@ -12,31 +12,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.bench.face_board import FaceBoard
 from cutset.bench.stream_videos import Video
 from cutset.bench.text_board import TextBoard
 from cutset.codec import EXACT
 from cutset.compare.results import Row, summarise
 from cutset.errors import RequestError
-from cutset.video.accuracy import Accuracy
+from cutset.video.accuracy import CALIBRATED, Accuracy
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import BoxAgreement, Detections, Disagreement
 from cutset.video.network_model import NetworkModel
 from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage
 
+if TYPE_CHECKING:
+    from cutset.video.delta.delta_stage import DeltaStage
+
 __all__ = [
     "CLOCKS",
     "OURS",
     "SCENES",
+    "BoardScene",
     "DenseSystem",
     "MakeSystem",
     "Pixels",
     "Scene",
-    "TextScene",
     "VideoSetting",
     "detections_of",
     "measure_video",
@@ -56,7 +60,8 @@ class Scene:
 
     name: str
     video: Video
-    moves: int = 0  # pixels that the camera moves at most, up or down and left or right, anew for each picture
+    moves: int = 0  # steps that the camera moves at most, up or down and left or right, anew for each picture
+    step: int = 1  # pixels
     size: tuple[int, int] | None = None  # rows and columns that pictures are scaled to; none: the video's own
 
     def pictures(self, count: int) -> Iterator[Pixels]:
@@ -67,37 +72,46 @@ class Scene:
                 pixels = np.array(picture.pixels)
                 if self.moves:
                     down, across = rng.integers(-self.moves, self.moves + 1, 2)
-                    pixels = np.roll(pixels, (int(down), int(across)), (2, 3))
+                    pixels = np.roll(pixels, (self.step * int(down), self.step * int(across)), (2, 3))
                 yield np.ascontiguousarray(pixels)
 
 
-def _made_up(name: str, size: tuple[int, int], more: str, moves: int = 0) -> Scene:
+def _made_up(name: str, size: tuple[int, int], more: str, moves: int = 0, step: int = 1) -> Scene:
     text = f"{size[0]}x{size[1]}"
-    return Scene(f"{name} {text}", Video(f"generated {text}", f"generated:{text},{more}", size), moves)
+    return Scene(f"{name} {text}", Video(f"generated {text}", f"generated:{text},{more}", size), moves, step)
 
 
 SCENES: Mapping[str, Callable[[tuple[int, int]], Scene]] = {
     "quiet": lambda size: _made_up("quiet", size, "seed=1,noise=0.19,shapes=1"),
     "busy": lambda size: _made_up("busy", size, "seed=1,noise=0.19,shapes=8", moves=40),
     "shaking": lambda size: _made_up("shaking", size, "seed=1,noise=0.19,shapes=1", moves=2),
-    "texts": lambda size: TextScene.of(size),
+    "jumping": lambda size: _made_up("jumping", size, "seed=1,noise=0.19,shapes=1", moves=1, step=32),
+    "texts": lambda size: BoardScene.of("texts", size, lambda size: TextBoard(size).written),
+    "faces": lambda size: BoardScene.of("faces", size, lambda size: FaceBoard(size).drawn),
 }
 
 
+# Draws on picture number so and so (1, 3, rows, columns): a copy.
+Drawing = Callable[[Pixels, int], Pixels]
+
+
 @dataclass(frozen=True)
-class TextScene(Scene):
-    """Lines of text before the quiet scene, as of a station's board; one moves, and two tell the time."""
+class BoardScene(Scene):
+    """What a detector finds, before the quiet scene: lines of text as of a station's board, or faces."""
+
+    board: Callable[[tuple[int, int]], Drawing] | None = None
 
     @classmethod
-    def of(cls, size: tuple[int, int]) -> TextScene:
+    def of(cls, name: str, size: tuple[int, int], board: Callable[[tuple[int, int]], Drawing]) -> BoardScene:
         """Pictures of so many rows and columns."""
-        quiet = _made_up("texts", size, "seed=1,noise=0.19,shapes=1")
-        return cls(quiet.name, quiet.video)
+        quiet = _made_up(name, size, "seed=1,noise=0.19,shapes=1")
+        return cls(quiet.name, quiet.video, board=board)
 
     def pictures(self, count: int) -> Iterator[Pixels]:
-        board = TextBoard(self.video.size)
+        assert self.board is not None
+        draw = self.board(self.video.size)
         for number, picture in enumerate(super().pictures(count)):
-            yield board.written(picture, number)
+            yield draw(picture, number)
 
 
 class DenseSystem(Protocol):
@@ -123,16 +137,19 @@ class VideoSetting:
     others: Mapping[str, MakeSystem] = field(default_factory=dict)  # beside torch
     min_agreement: float | None = None  # of detections, in place of the error
     thresholds: float | None = None  # times the usual ones in every picture, without checks
+    calibrate: int = 8  # pictures before those that count, from which each layer's share of what is allowed is found
 
 
 @dataclass
 class _Ours:
     """What came of delta compute: seconds of a picture and of checks, and how far off it was."""
 
+    calibrated: float = 0.0  # seconds, once
     checks: float = 0.0
     shares: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     dense: list[bool] = field(default_factory=list)
+    moved: int = 0
     sampled: list[float] = field(default_factory=list)
     boxes: BoxAgreement | None = None
 
@@ -154,22 +171,33 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     nodes, scale = range(len(graph.nodes)), _scale(setting, accuracy)
     word = choose_runtime(model, "auto", TOLERANCE, setting.threads, setting.log) if has_onnx(graph) else ""
     dense = runtime.stage(graph, nodes, model.weights, word)
-    stage = DeltaStage.timed(graph, nodes, model.weights, dense, threads=setting.threads, scale=scale, runtime=word)
+    stage = DeltaStage.timed(
+        graph, nodes, model.weights, dense, threads=setting.threads, scale=scale, runtime=word, clock=clock
+    )
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     ours = _Ours(boxes=None if detections is None else BoxAgreement())
-    for number, picture in enumerate(scene.pictures(setting.pictures + WARMUP)):
+    pictures = scene.pictures(setting.calibrate + setting.pictures + WARMUP)
+    if setting.calibrate and scale and setting.thresholds is None:
+        start = clock()
+        _calibrate(stage, [{model.input.name: one} for one in islice(pictures, setting.calibrate)], accuracy, setting)
+        accuracy.calibrated(0)
+        ours.calibrated = clock() - start
+    for number, picture in enumerate(pictures):
         start = clock()
         found = stage.run(0, {model.input.name: picture})
         spent, share = clock() - start, stage.share
         made, took = _dense(opponents, picture, clock)
         reference = dict(zip(graph.outputs, made, strict=True))
         error, checked = difference(found, reference)[1], 0.0
-        if setting.thresholds is None and accuracy.wants(number):
+        if stage.whole:
+            accuracy.spare(number)
+        elif setting.thresholds is None and accuracy.wants(number):
             accuracy.looked(number)
             start = clock()
-            wanted = model.run(picture)
+            wanted = dense.run(0, {model.input.name: picture})
             checked = clock() - start
+            stage.charge(0, checked)
             off = (
                 difference(found, wanted)[1] if accuracy.disagreement is None else accuracy.disagreement(found, wanted)
             )
@@ -189,8 +217,19 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
         if number % 25 == 24:
             text = f"{number + 1} pictures, computes {statistics.mean(ours.shares):.1%}, scale {stage.scale:.3g}"
             setting.log(f"{name}, {scene.name}: {text}")
+    ours.moved = stage.shifted
     workload = f"{name}, {scene.name}, {setting.threads} threads, {setting.clock} time"
     return _rows(workload, seconds, ours, accuracy.limit, setting)
+
+
+def _calibrate(
+    stage: DeltaStage, pictures: Sequence[Mapping[str, Pixels]], accuracy: Accuracy, setting: VideoSetting
+) -> None:
+    """Finds each layer's share of what is allowed, from pictures of which dense results are known."""
+    from cutset.video.delta.calibrating import calibrate
+
+    dense = [stage.dense.run(0, values) for values in pictures]
+    calibrate(stage.program, pictures, dense, accuracy.moved, scale=stage.scale, budget=CALIBRATED, log=setting.log)
 
 
 def _accuracy(setting: VideoSetting, detections: Detections | None) -> Accuracy:
@@ -237,6 +276,8 @@ def _rows(
     count = len(seconds[OURS])
     mean = (sum(seconds[OURS]) + ours.checks) / count
     rows.append(Row(workload, OURS, "picture, mean with checks", mean, "s"))
+    if ours.calibrated:
+        rows.append(Row(workload, OURS, "calibration, once", ours.calibrated, "s"))
     others = {one: sum(values) / count for one, values in seconds.items() if one != OURS}
     best = min(others, key=lambda one: others[one])
     for one, other in others.items():
@@ -245,6 +286,7 @@ def _rows(
     rows.append(Row(workload, OURS, "times as fast as the best", others[best] / mean, "x"))
     rows.append(Row(workload, OURS, "operations that were done", 100 * statistics.mean(ours.shares), "%"))
     rows.append(Row(workload, OURS, "pictures that were dense", 100 * statistics.mean(ours.dense), "%"))
+    rows.append(Row(workload, OURS, "pictures that what is held moved along with", 100 * ours.moved / count, "%"))
     beyond = 100 * sum(error > setting.max_error for error in ours.errors) / count
     rows.append(Row(workload, OURS, "pictures beyond the error", beyond, "%"))
     rows.append(Row(workload, OURS, "largest error", max(ours.errors), "rel error"))

@@ -6,6 +6,7 @@ import argparse
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -162,9 +163,15 @@ def _show_evidence(accelerator: Accelerator, provider: Provider, model: str, set
     """From now on it shows evidence to clients that ask for it."""
     from cutset.models.registry import resolve
     from cutset.trust.evidence.link_evidence import prove_link
+    from cutset.video.quantised.integer_network import is_integer_network
 
-    found = resolve(model, settings)
-    prover = prover_of(provider, {found.name: found.directory}, "accelerator", {}, settings.thread_count, log)
+    if is_integer_network(model):
+        place = Path(model).resolve()
+        files = {place.name: place}
+    else:
+        found = resolve(model, settings)
+        files = {found.name: found.directory}
+    prover = prover_of(provider, files, "accelerator", {}, settings.thread_count, log)
     accelerator.handshake = replace(accelerator.handshake, prove=prove_link(prover))
 
 

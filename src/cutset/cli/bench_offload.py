@@ -14,7 +14,7 @@ from cutset.cli.output import log, table
 from cutset.compare.results import Row
 from cutset.errors import RequestError
 
-__all__ = ["DESCRIPTION", "HELP", "configure", "run"]
+__all__ = ["DESCRIPTION", "HELP", "configure", "measured", "run", "show"]
 
 HELP = "every mode of an offload beside the same model run here"
 DESCRIPTION = (
@@ -45,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    show(args, measured(args))
+    return 0
+
+
+def measured(args: argparse.Namespace) -> list[Row]:
+    """The rows that are asked for. Raises RequestError."""
     from cutset.bench.offload import (
         SYSTEMS,
         WORKLOADS,
@@ -87,6 +93,11 @@ def run(args: argparse.Namespace) -> int:
                     rows += run_clients(folder_path, setting, (1, args.clients), args.system or CLIENTS, 32)
                 else:
                     rows += run_workload(workload, folder_path, setting)
+    return rows
+
+
+def show(args: argparse.Namespace, rows: list[Row]) -> None:
+    """Prints them, and writes the files that are asked for."""
     print(rows_table([row for row in rows if not row.metric.startswith("time in")]), end="\n\n")
     print(_parts(rows))
     for line in _verdicts(rows):
@@ -96,7 +107,6 @@ def run(args: argparse.Namespace) -> int:
         from cutset.bench.offload_plot import plot
 
         plot(rows, Path(args.plot))
-    return 0
 
 
 def _parts(rows: list[Row]) -> str:

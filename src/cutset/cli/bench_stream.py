@@ -11,6 +11,7 @@ from cutset.cli.bench_rows import comparisons, rows_table, save_rows
 from cutset.cli.options import add_json
 from cutset.cli.output import log
 from cutset.compare.results import Row
+from cutset.errors import RequestError
 
 if TYPE_CHECKING:
     from cutset.bench.stream import Part
@@ -34,7 +35,18 @@ MODELS = ("alexnet", "vgg16")
 def configure(parser: argparse.ArgumentParser) -> None:
     parts = (*PARTS, *IN_CHECKOUT)
     parser.add_argument("--part", action="append", choices=parts, help="only this one; repeatable (default: all)")
-    parser.add_argument("--model", action="append", choices=MODELS, help="only this one; repeatable (default: both)")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME|FILE.onnx",
+        help=f"of {', '.join(MODELS)} (default: both), or an ONNX file, for plans alone; repeatable",
+    )
+    parser.add_argument(
+        "--onnx-size",
+        metavar="HxW",
+        default="320x320",
+        help="of pictures for ONNX files that take any (default 320x320)",
+    )
     parser.add_argument(
         "--videos", type=Path, default=Path("../shared/data/video"), metavar="DIR", help="default ../shared/data/video"
     )
@@ -57,11 +69,19 @@ def measure(args: argparse.Namespace, parts: Mapping[str, Part], codings: Sequen
     from cutset.bench.stream import StreamSetting
     from cutset.bench.stream_videos import find_videos
     from cutset.config import parse_size
+    from cutset.video.networks import is_onnx
 
     if args.videos and not args.size and not args.videos.is_dir():
         log(f"{args.videos} is no folder: taking made-up pictures")
     videos = find_videos(args.videos, parse_size(args.size or ""))
-    setting = StreamSetting(videos, tuple(dict.fromkeys(args.model or MODELS)), args.quick, log, codings)
+    models = tuple(dict.fromkeys(args.model or MODELS))
+    for name in models:
+        if name not in MODELS and not is_onnx(name):
+            raise RequestError(f"--model {name[:40]}: known are {', '.join(MODELS)}, and ONNX files by a name in .onnx")
+    size = parse_size(args.onnx_size)
+    if size is None:
+        raise RequestError("--onnx-size needs rows and columns, as 320x320")
+    setting = StreamSetting(videos, models, args.quick, log, codings, size)
     rows: list[Row] = []
     try:
         for name in dict.fromkeys(args.part or parts):

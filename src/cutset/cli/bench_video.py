@@ -24,13 +24,13 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
 HELP = "computing only what changed, beside dense, over videos"
 DESCRIPTION = (
-    "One network over each video of a folder and over made-up scenes (quiet, busy, shaking, texts), in one process: "
-    "delta compute, torch, and torch with channels last, or for an ONNX file onnxruntime and OpenVINO, picture by "
-    "picture in turns, with equal threads. Dense pictures that keep the error within --max-error, or a detector's "
-    "boxes at --min-agreement, count as delta compute's own time. In a checkout `python -m benchmarks video` adds the "
-    "programs of OpenVINO and onnxruntime themselves where they are installed."
+    "One network over each video of a folder and over made-up scenes (quiet, busy, shaking by up to 2 pixels, jumping "
+    "by 32, texts, faces), in one process: delta compute, torch, and torch with channels last, or for an ONNX file "
+    "onnxruntime and OpenVINO, picture by picture in turns, with equal threads. Dense pictures that keep the error "
+    "within --max-error, or a detector's boxes at --min-agreement, count as delta compute's own time. In a checkout "
+    "`python -m benchmarks video` adds the programs of OpenVINO and onnxruntime themselves where they are installed."
 )
-SCENES = ("quiet", "busy", "shaking", "texts")
+SCENES = ("quiet", "busy", "shaking", "jumping", "texts", "faces")
 MODELS = ("vgg16", "resnet50")
 SIZE = "432x768"
 
@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", type=float, metavar="X", help="times the usual ones throughout, 0 for none; nothing is checked"
     )
+    parser.add_argument(
+        "--calibrate", type=int, default=8, metavar="N", help="pictures before, to find each layer's share (default 8)"
+    )
     parser.add_argument("--system", action="append", metavar="NAME", help="only this opponent; repeatable")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that others use too"
@@ -91,6 +94,7 @@ def measure(args: argparse.Namespace, others: Mapping[str, MakeSystem]) -> list[
         others,
         args.min_agreement,
         args.thresholds,
+        args.calibrate,
     )
     rows: list[Row] = []
     try:
@@ -109,6 +113,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("pictures", "threads"):
         if getattr(args, name) < 1:
             raise RequestError(f"--{name} must be 1 or above, not {getattr(args, name)}")
+    if args.calibrate < 0 or args.calibrate == 1:
+        raise RequestError(f"--calibrate takes 2 pictures or more, or 0 for none, not {args.calibrate}")
     if args.min_agreement is not None and not 0 < args.min_agreement <= 1:
         raise RequestError(f"--min-agreement is above 0 and at most 1, not {args.min_agreement:g}")
     if args.thresholds is not None and not 0 <= args.thresholds < float("inf"):

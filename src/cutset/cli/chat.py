@@ -14,6 +14,7 @@ from cutset.cli.output import log
 from cutset.cli.progress import Progress
 from cutset.cli.receipt_flags import add_receipt_key, receipted, signer_for
 from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.cli.serve_evidence import add_evidence
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
 from cutset.errors import RequestError
@@ -35,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--receipts", type=output_folder, metavar="DIR", help="write a signed receipt of each answer: DIR/1.receipt …"
     )
     add_receipt_key(parser)
+    add_evidence(parser, what="in each receipt", needs="--receipts", devices=False)
     add_trace(parser)
     add_sampling(parser, max_tokens=1024, temperature=0.7, top_p=0.95)
     add_settings(parser)
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     check_trace(args, settings)
-    signer = signer_for(args.receipts, args.receipt_key, "--receipts")
+    signer = signer_for(args, args.receipts, "--receipts")
     from cutset.llm import LLM
 
     system = read_bounded(args.system_file) if args.system_file else args.system

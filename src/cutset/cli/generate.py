@@ -18,9 +18,10 @@ from cutset.cli.output import log, read_stdin
 from cutset.cli.progress import Progress
 from cutset.cli.receipt_flags import add_receipt_key, receipted, signer_for
 from cutset.cli.sampling import add_sampling, sampling_from
+from cutset.cli.serve_evidence import add_evidence, audit_from
 from cutset.cli.tracing import add_trace, check_trace, traced
 from cutset.config import read_bounded
-from cutset.errors import ConfigError
+from cutset.errors import ConfigError, IntegrityError
 
 __all__ = ["configure", "run"]
 
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--receipt", type=output_path, metavar="FILE", help="write a signed receipt of the answer, for you alone (0600)"
     )
     add_receipt_key(parser)
+    add_evidence(parser, what="in the receipt", needs="--receipt", devices=False)
     add_model_key(parser, released=False)
     add_remote(parser)
     add_trace(parser)
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     sampling_from(args)  # what can't be is said before a model is loaded
     settings = settings_from(args)
     check_trace(args, settings)
-    signer = signer_for(args.receipt, args.receipt_key, "--receipt")
+    signer = signer_for(args, args.receipt, "--receipt")
     if args.prompt == "-" or (args.prompt_file and str(args.prompt_file) == "-"):
         prompt = read_stdin()
     else:
@@ -66,18 +68,24 @@ def run(args: argparse.Namespace) -> int:
         with _text_to(args.output):
             _print(remote_answer(args, prompt, sampling_from(args), watched=sys.stdout.isatty()))
         return 0
-    if args.policy is not None or args.ca is not None or args.audit_log is not None:
-        raise ConfigError("--policy, --ca and --audit-log are for --remote")
+    if args.policy is not None or args.ca is not None:
+        raise ConfigError("--policy and --ca are for --remote")
+    if args.audit_log is not None and not (settings.offload or settings.stage_policy or args.model_key):
+        raise ConfigError(
+            "--audit-log has nothing to log: it is for --remote, --offload, --stage-policy and --model-key"
+        )
+    audit = audit_from(args)
     from cutset.llm import LLM
 
     adapters = {"adapter": args.adapter} if args.adapter else {}
     with (
         contextlib.ExitStack() as stack,
         LLM(
-            opened(args.model, args.model_key, settings.thread_count, stack),
+            opened(args.model, args.model_key, settings.thread_count, stack, audit=audit),
             settings=settings,
             adapters=adapters,
             progress=Progress(),
+            audit=audit,
         ) as llm,
         _text_to(args.output),
     ):
@@ -91,7 +99,12 @@ def run(args: argparse.Namespace) -> int:
 
             deltas = receipted(llm, ReceiptIssuer(llm, signer), args.receipt, llm.encode(prompt), params, adapter)
         with traced(args.trace, llm, "generate"):
-            answer = print_answer(deltas)
+            try:
+                answer = print_answer(deltas)
+            except IntegrityError as error:
+                if audit is not None:
+                    audit.write("lied", reason=str(error))
+                raise
         log(statistics(answer))
         if said := speculated(llm):
             log(said)

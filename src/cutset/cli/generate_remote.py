@@ -38,7 +38,12 @@ def add_remote(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--ca", type=Path, metavar="FILE", help="authorities of certificates, PEM (default the system's)"
     )
-    group.add_argument("--audit-log", type=Path, metavar="FILE", help="add a line to FILE for each refusal")
+    group.add_argument(
+        "--audit-log",
+        type=Path,
+        metavar="FILE",
+        help="add a line to FILE for each refusal of evidence, lie of an accelerator and use of a model's key",
+    )
 
 
 def remote_answer(args: argparse.Namespace, prompt: str, params: SamplingParams, *, watched: bool) -> Iterator[str]:

@@ -24,6 +24,7 @@ __all__ = ["add_plan_outputs", "check_steps", "configure", "run", "show_choices"
 SETTINGS = (
     "stages",
     "stage_keys",
+    "stage_policy",
     "key",
     "objective",
     "backend",
@@ -117,7 +118,14 @@ def _measured(args: argparse.Namespace, settings: Settings, source: object, prog
     assert isinstance(source, ModelSource)
     choice = choose(settings, stored_dtype(source))
     context = settings.max_model_len or source.spec.context
-    stages = LinkedStages(source, settings, choice, context, progress=progress, log=log, fresh=args.fresh)
+    verify = None
+    if settings.stage_policy is not None:
+        from cutset.trust.evidence.link_evidence import verify_by
+
+        verify = verify_by(settings.stage_policy, warn=log)
+    stages = LinkedStages(
+        source, settings, choice, context, progress=progress, log=log, fresh=args.fresh, verify=verify
+    )
     try:
         states = settings.max_num_seqs + kept_states(source.spec, choice, settings) if source.spec.state_floats else 0
         kv_dtype: Literal["auto", "int8"] = "int8" if settings.kv_dtype == "int8" else "auto"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import log
+from cutset.cli.serve_evidence import provider_from
 from cutset.errors import ConfigError, CutsetError
 from cutset.files import write_atomically
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from cutset.engine.params import SamplingParams
     from cutset.llm import LLM, AsyncLLM
     from cutset.receipts.issuer import ReceiptIssuer
+    from cutset.serve.reload import FileWatch
     from cutset.trust.signing_key import EvidenceOf, Signer
 
     Issuers = Callable[[LLM | AsyncLLM], ReceiptIssuer]
@@ -40,25 +43,61 @@ def signer_from(path: Path | None, evidence_of: EvidenceOf | None = None) -> Sig
     return Signer.of(own_signing_key()[0] if path is None else SigningKey.load(path), evidence_of)
 
 
-def signer_for(wanted: object, path: Path | None, flag: str) -> Signer | None:
-    """The same where receipts are `wanted` by this flag; None where they aren't. Raises ConfigError."""
-    if wanted is None and path is not None:
+def signer_for(args: argparse.Namespace, wanted: object, flag: str) -> Signer | None:
+    """The same by --receipt-key, where receipts are `wanted` by this flag, with evidence by --evidence; None where they
+    aren't. Raises ConfigError."""
+    if wanted is None and args.receipt_key is not None:
         raise ConfigError(f"--receipt-key has no use without {flag}: give both, or none")
-    return None if wanted is None else signer_from(path)
+    provider = provider_from(args, over=wanted is not None, needs=f"the key of receipts: give {flag}")
+    if wanted is None:
+        return None
+    if provider is None:
+        return signer_from(args.receipt_key)
+    from cutset.trust.signing_key import evidence_by
+
+    if not provider.confidential:
+        log("cutset: warning: NOT CONFIDENTIAL: a simulator's evidence proves nothing")
+    return signer_from(args.receipt_key, evidence_by(provider))
 
 
 def issuers_from(
-    path: Path | None, say: Callable[[str], None] = log, evidence_of: EvidenceOf | None = None
+    path: Path | None,
+    say: Callable[[str], None] = log,
+    evidence_of: EvidenceOf | None = None,
+    watch: FileWatch | None = None,
+    used: Callable[[str], None] = lambda key: None,
 ) -> Issuers | None:
-    """What makes receipts of any model's answers with this key, and evidence for it; None without a key. Raises
-    ConfigError."""
+    """What makes receipts of any model's answers with this key, and evidence for it; None without a key. With `watch`
+    another key in the file signs from then on. `used` is told each public key. Raises ConfigError."""
     if path is None:
         return None
     from cutset.receipts.issuer import ReceiptIssuer
 
-    signer = signer_from(path, evidence_of)
+    made: weakref.WeakSet[ReceiptIssuer] = weakref.WeakSet()
+
+    def read() -> Signer:
+        signer = signer_from(path, evidence_of)
+        used(signer.key.public.hex())
+        return signer
+
+    def again() -> str:
+        nonlocal signer
+        signer = read()
+        for issuer in list(made):
+            issuer.signer = signer
+        return f"the key of receipts was read again: they are signed by {signer.key.public.hex()}"
+
+    signer = read()
     say(f"receipts are signed by {signer.key.public.hex()}")
-    return lambda llm: ReceiptIssuer(llm, signer)
+    if watch is not None:
+        watch.add([path], again)
+
+    def issuer_of(llm: LLM | AsyncLLM) -> ReceiptIssuer:
+        issuer = ReceiptIssuer(llm, signer)
+        made.add(issuer)
+        return issuer
+
+    return issuer_of
 
 
 def receipted(

@@ -182,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         certified = args.tls_cert is not None
         provider = provider_from(args, over=certified, needs="a certificate: give --tls-cert and --tls-key too")
-        reached = reached_from(args, _keys(args), lambda: _keys(args), stack, provider)
+        audit = audit_from(args)
+        reached = reached_from(args, _keys(args), lambda: _keys(args), stack, provider, partial(_used, audit))
         template = template_from(args)
         listening = stack.enter_context(bind(args.host, args.port))
         limits = RequestLimits(
@@ -196,9 +197,8 @@ def run(args: argparse.Namespace) -> int:
         )
         if pooled:
             return _serve_pool(args, models, settings, memory, limits, reached, listening, provider)
-        audit = audit_from(args)
         model = opened(models[0], args.model_key, settings.thread_count, stack, provider, args.model_key_ca, audit)
-        llm = open_served(args, model, settings, adapters, template, reached.say)
+        llm = open_served(args, model, settings, adapters, template, reached.say, audit)
         try:
             with traced(args.trace, llm, "serve"):
                 evidence = (
@@ -292,6 +292,11 @@ def _serve(
     if llm.offload is not None:
         say(llm.offload.summary())
     return 1 if service.readiness.stopped else 0
+
+
+def _used(audit: AuditLog | None, key: str) -> None:
+    if audit is not None:
+        audit.write("key used", key=key, source="receipts")
 
 
 def _lied(audit: AuditLog, error: IntegrityError) -> None:

@@ -20,8 +20,8 @@ __all__ = ["add_evidence", "audit_from", "mode_of", "prover_of", "provider_from"
 KINDS = ("sgx", "tdx", "snp", "simulator")
 
 
-def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str) -> None:
-    """Adds the flags. `what` it is shown to, and which flag it `needs`."""
+def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str, devices: bool = True) -> None:
+    """Adds the flags. `what` it is shown to, and which flag it `needs`; whether `devices` may vouch beside it."""
     group = parser.add_argument_group("evidence")
     group.add_argument(
         "--evidence",
@@ -29,6 +29,12 @@ def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str) -> N
         help=f"show {what} a quote that is bound to this side's key and the model's files: sgx by Gramine, tdx and snp "
         f"by the kernel's configfs-tsm; simulator is NOT CONFIDENTIAL. Needs {needs}",
     )
+    if devices:
+        group.add_argument(
+            "--device-evidence",
+            choices=("nvidia",),
+            help="show reports of this machine's GPUs in confidential-computing mode beside it (extra nvidia)",
+        )
     group.add_argument(
         "--evidence-root",
         type=Path,
@@ -40,15 +46,23 @@ def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str) -> N
 def provider_from(args: argparse.Namespace, *, over: bool, needs: str) -> Provider | None:
     """What makes quotes; None without the flag. `over`: there is a key that they can be bound to. Raises ConfigError
     where there is none, and where this machine makes none."""
+    devices = getattr(args, "device_evidence", None)
     if args.evidence is None:
         if args.evidence_root is not None:
             raise ConfigError("--evidence-root is for --evidence")
+        if devices is not None:
+            raise ConfigError("--device-evidence goes with --evidence: a GPU's report doesn't say which program asked")
         return None
     if not over:
         raise ConfigError(f"--evidence is bound to {needs}")
     from cutset.trust.evidence.providers import open_provider
 
-    return open_provider(args.evidence, args.evidence_root)
+    provider = open_provider(args.evidence, args.evidence_root)
+    if devices is not None:
+        from cutset.trust.evidence.nvidia_reports import NvidiaDevices
+
+        provider.devices = NvidiaDevices()
+    return provider
 
 
 def prover_of(

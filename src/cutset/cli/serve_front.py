@@ -100,9 +100,10 @@ def reached_from(
     read_keys: Callable[[], list[str]],
     stack: ExitStack,
     provider: Provider | None = None,
+    used: Callable[[str], None] = lambda key: None,
 ) -> Reached:
     """What the flags say; `read_keys` reads the API keys anew where they lie in a file, `provider` gives evidence for
-    the key of receipts. What has to be closed is left to the `stack`. Raises ConfigError."""
+    the key of receipts, which `used` is told. What has to be closed is left to the `stack`. Raises ConfigError."""
     from cutset.serve.auth import Auth
     from cutset.serve.front import Front, check_hosts, check_origins, check_root_path
     from cutset.serve.reload import FileWatch
@@ -152,7 +153,8 @@ def reached_from(
         from cutset.trust.signing_key import evidence_by
 
         evidence_of = evidence_by(provider)
-    return Reached(auth, front, watch, tls, sinks, say, issuers_from(args.receipt_key, say, evidence_of))
+    receipts = issuers_from(args.receipt_key, say, evidence_of, watch, used)
+    return Reached(auth, front, watch, tls, sinks, say, receipts)
 
 
 def template_from(args: argparse.Namespace) -> str | None:

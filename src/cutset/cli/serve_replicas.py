@@ -13,6 +13,7 @@ from cutset.errors import ConfigError
 if TYPE_CHECKING:
     from cutset.config import Settings
     from cutset.llm import AsyncLLM
+    from cutset.trust.audit import AuditLog
 
 __all__ = ["adapters_from", "add_replicas", "open_served"]
 
@@ -57,8 +58,9 @@ def open_served(
     adapters: dict[str, str],
     template: str | None,
     report: Callable[[str], None],
+    audit: AuditLog | None = None,
 ) -> AsyncLLM:
-    """The model that the flags mean. Raises CutsetError."""
+    """The model that the flags mean; refusals of evidence go to the `audit` log. Raises CutsetError."""
     from cutset.engine.stage_settings import has_stages
     from cutset.llm import AsyncLLM
 
@@ -68,7 +70,9 @@ def open_served(
             raise ConfigError("--replica-keys are of replicas at addresses: name them with --replicas")
         if settings.ray and not has_stages(settings):
             raise ConfigError(f"--ray {settings.ray}: say how many it places, with --replicas N or --stages N")
-        return AsyncLLM(model, settings=settings, adapters=adapters, progress=progress, chat_template=template)
+        return AsyncLLM(
+            model, settings=settings, adapters=adapters, progress=progress, chat_template=template, audit=audit
+        )
     if args.trace is not None:
         raise ConfigError("--trace is of one engine: leave --replicas out")
     from cutset.cluster.launch.ray_launcher import check_ray

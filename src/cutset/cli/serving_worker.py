@@ -16,6 +16,7 @@ from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.stage import Abilities, Runtime
+    from cutset.link.peer import Binding
 
 __all__ = ["add_worker", "serve_worker", "size_in_bytes"]
 
@@ -59,11 +60,14 @@ def serve_worker(
     *,
     model: Callable[[], str] = str,
     abilities: Callable[[], Abilities] | None = None,
+    prove: Callable[[Binding], bytes] | None = None,
+    verify_next: Callable[[bytes, Binding], bool] | None = None,
 ) -> int:
     """Serves coordinators with what `runtime` makes for so many threads, until SIGINT or SIGTERM. `name`: in messages.
 
     `weights`: a file or model on this machine, whose weights needn't be sent; `model` gives its digest, where no other
-    one is served. `abilities`: what is said of how this process computes. Raises CutsetError.
+    one is served. `abilities`: what is said of how this process computes. `prove`, `verify_next`: see `open_worker`.
+    Raises CutsetError.
     """
     from cutset.config import usable_cores
 
@@ -93,6 +97,8 @@ def serve_worker(
         model=model(),
         abilities=Abilities() if abilities is None else abilities(),
         speed=args.speed,
+        prove=prove,
+        verify_next=verify_next,
         log=say,
     )
 

@@ -31,7 +31,16 @@ ADDRESS = (
 MODE_FLAG = "settings.stream.mode"
 # What has a meaning: all else that is given by hand would be ignored.
 KNOWN = ("size", "fit", "limit", "bad_packets", "source_timeout", "source_patience", "key", "threads", "mode")
-SHARED = ("pads_from", "pads_key", "pads_same_host", "pads", "pads_policy", "pads_mib", "offload_timeout")
+SHARED = (
+    "offload_policy",
+    "pads_from",
+    "pads_key",
+    "pads_same_host",
+    "pads",
+    "pads_policy",
+    "pads_mib",
+    "offload_timeout",
+)
 SECRET = "what changed between two pictures is a secret, and a delta shows it"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from cutset.cli import (
+    trust_audit,
     trust_check,
     trust_fetch,
     trust_key,
@@ -34,6 +35,7 @@ ACTIONS = (
     ("show", trust_show),
     ("replay", trust_replay),
     ("log", trust_log),
+    ("audit", trust_audit),
 )
 
 

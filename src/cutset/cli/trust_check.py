@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"  {name:<18} {value}")
     if checked.quote.status:
         say(f"  {'TCB status':<18} {' '.join((checked.quote.status, *checked.quote.advisories))}")
+    for gpu in checked.gpus:
+        say(f"  {'GPU':<18} {gpu.name}, driver {gpu.driver}, VBIOS {gpu.vbios}")
     for name, value in (
         ("files (manifest)", checked.manifest),
         ("mode", checked.mode),

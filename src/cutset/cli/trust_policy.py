@@ -17,7 +17,7 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
 
 HELP = "write a policy to begin with, or check one"
 DESCRIPTION = "A policy says which evidence is enough. Everything is off that it doesn't say."
-KINDS = ("sgx", "tdx", "snp", "simulator")
+KINDS = ("sgx", "tdx", "snp", "nvidia", "simulator")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -74,9 +74,11 @@ def _digest(texts: list[str]) -> str:
 def accepted(policy: EvidencePolicy) -> list[str]:
     """What a policy accepts, in lines for people."""
     lines = []
-    for kind in policy.kinds:
+    for kind in (*policy.kinds, *(["nvidia"] if policy.nvidia is not None else [])):
         rules = getattr(policy, kind)
-        empty = [name for name in rules.__struct_fields__ if getattr(rules, name) == [] and name not in ("advisories",)]
+        empty = [
+            name for name in rules.__struct_fields__ if getattr(rules, name) in ([], {}) and name not in ("advisories",)
+        ]
         state = f"nothing yet: {', '.join(empty)} are empty" if empty else "accepted"
         lines.append(f"{kind}: {state}" + ("; NOT CONFIDENTIAL" if kind == "simulator" else ""))
     for name in ("manifests", "modes", "versions"):

@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 PROTOCOL = Protocol("cluster", 4, whom="worker", before=2)
-MINOR = 1  # see above; one higher with every release that adds a field
+MINOR = 2  # see above; one higher with every release that adds a field
 HANDSHAKE = Handshake(PROTOCOL)  # one that asks for no evidence and has none
 MOST_BODY = 16 << 20  # bytes of a message that lies in an array
 MOST_EDGES = 200  # values on a hop: their payloads fit in a header
@@ -83,6 +83,8 @@ Name = Annotated[str, msgspec.Meta(max_length=1000)]
 Text = Annotated[str, msgspec.Meta(max_length=1000)]
 Digest = Annotated[str, msgspec.Meta(min_length=64, max_length=64, pattern="^[0-9a-f]{64}$")]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+# Of the thresholds of single values, by name, where they differ from the others'.
+Factors = Annotated[dict[Name, Annotated[float, msgspec.Meta(ge=0, le=1e9)]], msgspec.Meta(max_length=100_000)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]  # bytes a second, infinite for no limit
 Key = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Levels = Annotated[int, msgspec.Meta(ge=0, le=255)]  # that uint8 values may be off by
@@ -157,6 +159,7 @@ class Prepare(_Message, tag="prepare"):
     direct: bool = False  # the graph's input comes from the coordinator to every stage that reads it
     # The stage computes what changed alone, by so many times its thresholds; None: it computes all.
     delta_scale: Seconds | None = None
+    delta_factors: Factors = {}
 
 
 class Inventory(_Message, tag="inventory"):
@@ -223,6 +226,7 @@ class Allow(_Message, tag="allow"):
     half: bool
     levels: Levels
     delta_scale: Seconds | None = None  # of stages that compute what changed alone; None: as it was
+    delta_factors: Factors | None = None  # the same of single values
 
 
 class Retire(_Message, tag="retire"):

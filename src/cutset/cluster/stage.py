@@ -71,6 +71,7 @@ class IncrementalStage(Stage, Protocol):
     """A stage that computes again only what changed since the item before of the same source."""
 
     scale: float  # of the thresholds within which what is held stays; 0: every bit is followed
+    factors: Mapping[str, float]  # of the thresholds of single values, by name, where it isn't 1
 
     @property
     def shares(self) -> list[float]:

@@ -19,6 +19,7 @@ from cutset.cluster.messages import MOST_BODY, Body, HopReport, Message, More, W
 from cutset.cluster.values import Bytes
 from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link
+from cutset.link.channel import Channel
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
 from cutset.partition.hop import Hop
 
@@ -186,6 +187,7 @@ class Outbox:
         self._closing = False
         self._current: _Sending | None = None  # whose frames leave one by one
         self._held = False  # a thread sends; nobody else may
+        self._lent = False  # native code may send items at any moment; messages leave as ever
         self._busy = False  # with what isn't a message
         self._moved = True  # some of that left since the last heartbeat
         self._thread = threading.Thread(target=self._run, name=f"cutset-send-{name}", daemon=True)
@@ -240,12 +242,27 @@ class Outbox:
     def hold(self) -> bool:
         """Keeps everybody else from sending, until `let_go`; False where something is sent, or waits."""
         with self._lock:  # itself: a hop's hidden states wait for this
-            if self.broken or self._closing or self._held:
-                return False
-            if self._control or self._current or self._data or self._bulk:
+            if self.broken or self._closing or self._held or self._lent or self._waiting:
                 return False
             self._held = self._busy = self._moved = True
         return True
+
+    def lend(self) -> bool:
+        """Leaves it to native code to send items on this link, until `take_back`: no others leave meanwhile, while
+        messages do. False where something is sent, or waits."""
+        with self._lock:
+            if self.broken or self._closing or self._held or self._lent or self._waiting:
+                return False
+            self._lent = True
+        return True
+
+    def take_back(self, *, sent: bool) -> None:
+        """Items may leave again; whether one was `sent` meanwhile."""
+        with self._ready:
+            self._lent = False
+            self._moved = self._moved or sent
+            if self._waiting or self._closing:
+                self._ready.notify_all()
 
     def let_go(self) -> None:
         """Others may send again."""
@@ -256,7 +273,12 @@ class Outbox:
 
     @property
     def _waiting(self) -> bool:
-        return bool(self._control or self._current or self._data or self._bulk)
+        return bool(self._control or self._others)
+
+    @property
+    def _others(self) -> bool:
+        """What isn't a message."""
+        return bool(self._current or self._data or self._bulk)
 
     def _send_now(self, sending: _Sending) -> None:
         """Sends frames from the caller's thread; what there is no room for is left to this outbox's own."""
@@ -267,6 +289,8 @@ class Outbox:
             for packed in sending.frames:
                 self.link.send(packed[0], packed[1], timeout=0.0)
             packed = None
+            if isinstance(self.link, Channel):
+                self.link.yield_to_sender()
         except LinkTimeout:  # it wasn't sent
             pass
         except CutsetError as failed:
@@ -310,7 +334,9 @@ class Outbox:
             bulk: Iterator[Packed] | None = None
             with self._ready:
                 self._held = self._held and not mine
-                while self._held or not (self._waiting or self._closing or self.broken):
+                while self._held or not (
+                    self._control or (self._others and not self._lent) or self._closing or self.broken
+                ):
                     self._ready.wait()
                 if self.broken:
                     return

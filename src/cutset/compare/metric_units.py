@@ -13,6 +13,7 @@ __all__ = ["format_value", "higher_is_better"]
 
 RATES = (
     "tok/s",
+    "tok",
     "GB/s",
     "MB/s",
     "MiB/s",
@@ -46,6 +47,7 @@ COSTS = (
     "nats",
     "bits",
     "answers",
+    "rows",
 )
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.

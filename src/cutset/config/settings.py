@@ -51,6 +51,10 @@ REUSE = "reuse the KV cache of equal beginnings; in masked modes only where this
 SAME_HOST = "let the one that makes pads be on the accelerator's host: for tests alone, it breaks every promise"
 PAD_ROWS = "hide the number of rows in masked modes, up to a power of two"
 PAD_STEPS = "in masked modes: a step each N ms, of zeros where there is none to do; 0: off. Only accepted here"
+DATA_OBLIVIOUS = (
+    "read all of the embedding for each token, and draw tokens by passes over all logits: no address depends on them. "
+    "It costs time, see docs/threat-model.md"
+)
 OFFLOAD_POLICY = "with tcp: which evidence the accelerator must show, see `cutset trust policy`"
 PADS_KEY = "with tcp: the public key of the one that makes pads. Only accepted here"
 KV_DTYPE = "what keys and values are kept in; int8: 8 bits with a scale for each token and head, a quarter of float32"
@@ -67,6 +71,7 @@ STAGES = (
     "accepted here: they see hidden states and what is written"
 )
 STAGE_KEYS = "with tcp: the stages' public keys, in their order. Only accepted here"
+STAGE_POLICY = "with tcp: which evidence every stage must show, see `cutset trust policy`. Only accepted here"
 STAGES_LISTEN = (
     "listen at this address for stages that dial in (`cutset stage --join`): all of --stages N, or those that --stages "
     "and --spares name as join://NAME. Only accepted here"
@@ -164,12 +169,14 @@ class Settings(Sourced):
     pads_mib: int = _setting(256, "most memory for pads in MiB", low=1)
     pad_rows: bool = _setting(False, PAD_ROWS, strict=True)
     pad_steps: int = _setting(0, PAD_STEPS, low=0, high=60_000, flag_only=True)
+    data_oblivious: bool = _setting(False, DATA_OBLIVIOUS, strict=True)
     key: Path | None = _setting(None, "with tcp: this side's secret key, see `cutset keys`")
     accelerator_key: Path | None = _setting(None, "with tcp: the accelerator's public key")
     offload_policy: Path | None = _setting(None, OFFLOAD_POLICY, flag_only=True)
     pads_key: Path | None = _setting(None, PADS_KEY, flag_only=True)
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})
+    stage_policy: Path | None = _setting(None, STAGE_POLICY, flag_only=True)
     stages_listen: str = _setting(
         "", STAGES_LISTEN, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )

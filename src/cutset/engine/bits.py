@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cutset.errors import FrameError
 
-__all__ = ["Bits", "MaskPart", "allowed_flags", "allowed_ids", "bits_of", "has", "mask_of", "mask_part"]
+__all__ = ["Bits", "MaskPart", "all_bits", "allowed_flags", "allowed_ids", "bits_of", "has", "mask_of", "mask_part"]
 
 Bits = NDArray[np.uint32]  # (vocab / 32, rounded up) the lowest bit first
 
@@ -21,6 +22,14 @@ def bits_of(ids: Iterable[int], vocab_size: int) -> Bits:
     flags = np.zeros(-(-vocab_size // 32) * 32, dtype=np.bool_)
     flags[np.fromiter(ids, np.intp)] = True
     return np.packbits(flags, bitorder="little").view("<u4").astype(np.uint32, copy=False)
+
+
+@lru_cache(maxsize=8)
+def all_bits(vocab_size: int) -> Bits:
+    """A mask that allows every token. Others may hold it: it can't be written to."""
+    mask = bits_of(range(vocab_size), vocab_size)
+    mask.flags.writeable = False
+    return mask
 
 
 def has(mask: Bits, token_id: int) -> bool:

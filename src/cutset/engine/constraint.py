@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cutset.engine.bits import Bits, bits_of, has
+from cutset.engine.bits import Bits, all_bits, bits_of, has
 from cutset.engine.grammar_compiler import CompiledGrammar
 from cutset.engine.params import SamplingParams
 
@@ -51,7 +51,7 @@ class Constraint:
         self.failed = ""  # why no mask can be computed
         self._words = -(-vocab_size // 32)
         self._matcher = None if grammar is None else grammar.begin()
-        self._inside = bits_of(range(vocab_size), vocab_size) if allowed is None else allowed
+        self._inside = all_bits(vocab_size) if allowed is None else allowed
         # A grammar allows nothing outside of the vocabulary but an end that isn't the model's.
         self._within = grammar is not None and allowed is None and bool(eos_ids)
         held = eos_ids if params.ignore_eos else end_ids
@@ -92,7 +92,7 @@ class Constraint:
     def surely_allows(self, known: int, token_id: int) -> bool:
         """Whether the mask after `known` tokens certainly has this one: to ask takes a tenth of computing it. False
         says nothing."""
-        if known < self._least or self._bad or not has(self._inside, token_id):
+        if self._bad or not has(self._inside, token_id) or (known < self._least and not has(self._unended, token_id)):
             return False
         with self._lock:
             matcher = self._matcher

@@ -210,7 +210,8 @@ class DecoderStage:
             logits[:, self._masked] = -np.inf
         masks = () if item.masks is None else item.masks.parts
         scores, drawn = item.scores, len(logits) - item.scored
-        found = choose(logits[:drawn], item.samplers, item.known, item.drafts(), masks)
+        oblivious = getattr(self.executor, "data_oblivious", False)
+        found = choose(logits[:drawn], item.samplers, item.known, item.drafts(), masks, oblivious=oblivious)
         return found if scores is None else found + score(logits[drawn:], scores)
 
     def _checked(self, hidden: Array, rows: int) -> Floats:

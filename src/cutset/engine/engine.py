@@ -219,13 +219,15 @@ class Engine:
         """A request is unfinished, or an embedding."""
         return bool(self._requests) or self.embedding.has_work
 
-    def step(self) -> list[Delta]:
+    def step(self, meanwhile: Callable[[], object] = lambda: None) -> list[Delta]:
         """One forward pass with prefill and decode together. [] if there is nothing to do.
 
-        Of a pipeline it is the next one that comes back; as many as go into it are sent before. [] if none comes soon.
-        If a pass fails, the requests in it end, their last deltas have an `error`, and the others go on.
+        Of a pipeline it is the next one that comes back; as many as go into it are sent before, and then `meanwhile` is
+        called. [] if none comes soon. If a pass fails, the requests in it end with a delta that has an `error`.
         """
-        return self._send(self._schedule) + self._receive()
+        failed = self._send(self._schedule)
+        meanwhile()
+        return failed + self._receive()
 
     def _schedule(self) -> Step | None:
         """The next step: those that embed and those that generate take turns."""

@@ -24,6 +24,7 @@ from cutset.engine.stage_planner import StageLoad
 from cutset.engine.stage_settings import StageWorkers, ray_options, spare_count, stage_addresses, stage_count
 from cutset.errors import ConfigError
 from cutset.link.keys import load_keys
+from cutset.link.peer import Binding
 from cutset.models.files.integer import Progress
 from cutset.models.files.source import ModelSource
 from cutset.models.run.backend import BackendChoice, draft_states, kept_states
@@ -53,9 +54,10 @@ class LinkedStages:
         log: Callable[[str], None] = lambda line: None,
         fresh: bool = False,
         hop: Hop | None = None,
+        verify: Callable[[bytes, Binding], bool] | None = None,
     ) -> None:
         """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
-        every two parties. Raises CutsetError."""
+        every two parties; `verify`: says whether a stage's evidence is enough, see Handshake. Raises CutsetError."""
         self._settings, self._choice, self._context, spec = settings, choice, context, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -111,6 +113,7 @@ class LinkedStages:
                 rendezvous=rendezvous,
                 joining=max(JOINING, settings.patience),
                 launcher=launcher,
+                verify=verify,
             )
             divider = None
             if self._measured(source):

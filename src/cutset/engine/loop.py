@@ -76,6 +76,7 @@ class EngineLoop:
         self._ended: str | None = None
         self._numbers = count(1)
         self._stats = engine.stats()
+        self._due: list[Delta] = []  # of the last step; they are delivered when the next one is on its way
         self._thread = threading.Thread(target=self._run, name="cutset-engine", daemon=True)
         self._thread.start()
         LOOPS.add(self)
@@ -157,13 +158,14 @@ class EngineLoop:
     def _run(self) -> None:
         try:
             while self._obey():
-                deltas = self._engine.step()
+                self._due = self._engine.step(self._deliver_due)
                 self._stats = self._engine.stats()
-                self._deliver(deltas)
                 if not self._engine.has_work:
+                    self._deliver_due()
                     self._engine.rest()
         except BaseException as error:
             log.exception("the engine's thread stopped")
+            self._deliver_due()
             self._stop(f"The engine stopped: {str(error).rstrip('.') or type(error).__name__}.", error)
         else:
             self._stop("The engine was closed.", None)
@@ -175,6 +177,7 @@ class EngineLoop:
                 command = self._commands.get(block=not self._engine.has_work)
             except Empty:
                 return True
+            self._deliver_due()  # before what follows from a command
             ticket = command.ticket
             if command.job is not None:
                 self._engine.embedding.add(command.job)
@@ -207,6 +210,10 @@ class EngineLoop:
             shown.__cause__ = error
             return [Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True)]
         return []
+
+    def _deliver_due(self) -> None:
+        due, self._due = self._due, []
+        self._deliver(due)
 
     def _deliver(self, deltas: list[Delta]) -> None:
         for delta in deltas:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cutset.engine.bits import Bits, allowed_flags, allowed_ids
 from cutset.engine.constraint import RowMasks
+from cutset.engine.oblivious_sampler import draw_obliviously
 from cutset.engine.outputs import TokenLogprob
 from cutset.engine.params import SamplingParams
 from cutset.engine.token_history import TokenHistory
@@ -152,6 +153,39 @@ class TokenSampler:
             drawn = drawn if ids is None else int(ids[drawn])
         return drawn if allowed is None else int(allowed[drawn])
 
+    def draw_obliviously(self, logits: NDArray[np.float32], known: int, mask: Bits | None = None) -> int | None:
+        """As `draw`, without an address or a branch that depends on the logits."""
+        adjusted, params = self._adjust_obliviously(logits, known), self.params
+        if mask is not None:
+            adjusted = np.where(allowed_flags(mask, len(logits)), adjusted, -np.inf)
+        number = 0.0 if params.greedy else uniform(self._key, known)
+        found = draw_obliviously(
+            adjusted,
+            number,
+            temperature=0.0 if params.greedy else params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+        )
+        return found if found >= 0 else None
+
+    def _adjust_obliviously(self, logits: NDArray[np.float32], known: int) -> NDArray[np.floating]:
+        """As `_adjust`: every element is read and written, whatever was seen before."""
+        if self.history is None and not self._masks(known) and self._biased is None:
+            return logits
+        row, history, params = logits.astype(np.float64), self.history, self.params
+        if history is not None and history.seen is not None:
+            penalty = params.repetition_penalty
+            row = np.where(history.seen, np.where(row > 0, row / penalty, row * penalty), row)
+        if history is not None and history.counts is not None:
+            taken = params.frequency_penalty * history.counts + params.presence_penalty
+            row = np.where(history.counts > 0, row - taken, row)
+        if self._biased is not None and self._biases is not None:
+            row[self._biased] += self._biases
+        if self._masks(known):
+            row[self._end_ids] = -np.inf
+        return row
+
     def _masks(self, known: int) -> bool:
         return known - self.prompt_tokens < self.params.min_tokens and self._end_ids.size > 0
 
@@ -233,6 +267,8 @@ def choose(
     known: Sequence[int],
     drafts: Sequence[Sequence[int]] = (),
     masks: Sequence[RowMasks | None] = (),
+    *,
+    oblivious: bool = False,
 ) -> list[Choice | None]:
     """The next token of each sequence: logits (sequences, vocab), its sampler, and how many tokens it has.
 
@@ -244,13 +280,15 @@ def choose(
     A sequence with drafts (one list for each sequence, or none at all) has a row more for each: logits (rows, vocab).
     Behind drafts that are what is drawn, the next token is drawn as if they were known; for the rows behind the first
     that isn't there is None. There is a choice for every row.
+
+    `oblivious`: no address depends on the logits, and no branch but whether there is a token; see `oblivious_sampler`.
     """
-    best = logits.argmax(axis=1)
+    best = None if oblivious else logits.argmax(axis=1)
     choices: list[Choice | None] = []
     row = 0
     for place, (sampler, length) in enumerate(zip(samplers, known, strict=True)):
         own = masks[place] if masks else None
-        choice = _choice(logits[row], int(best[row]), sampler, length, own, 0)
+        choice = _choice(logits[row], None if best is None else int(best[row]), sampler, length, own, 0)
         choices.append(choice)
         row += 1
         if not drafts or not drafts[place]:
@@ -261,7 +299,8 @@ def choose(
                 choice = None
             else:
                 ahead.observe(draft)
-                choice = _choice(logits[row], int(best[row]), ahead, length + number, own, number)
+                likeliest = None if best is None else int(best[row])
+                choice = _choice(logits[row], likeliest, ahead, length + number, own, number)
             choices.append(choice)
             row += 1
     return choices
@@ -275,17 +314,21 @@ def score(logits: NDArray[np.float32], scores: Scores) -> list[Choice | None]:
 
 def _choice(
     logits: NDArray[np.float32],
-    likeliest: int,
+    likeliest: int | None,  # None: nothing is known of the row, and is to be found obliviously
     sampler: TokenSampler,
     known: int,
     masks: RowMasks | None,  # of the sequence's rows
     number: int,  # which of them it is
 ) -> Choice | None:
     token: int | None
-    if not np.isfinite(logits[likeliest]):  # argmax stops at a NaN
+    if likeliest is not None and not np.isfinite(logits[likeliest]):  # argmax stops at a NaN
         return None
     plain = sampler.plain(known)
-    if masks is None:
+    if likeliest is None:
+        mask = None if masks is None else masks.row(number)
+        missing = masks is not None and mask is None
+        token = None if missing else sampler.draw_obliviously(logits, known, mask)
+    elif masks is None:
         token = likeliest if plain else sampler.draw(logits, known)
     elif plain and masks.allows(number, likeliest):
         token = likeliest

@@ -6,14 +6,13 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace as changed
 
 import numpy as np
 from msgspec.structs import replace
 
 from cutset.cluster.coordinator.plans import NoPlan
 from cutset.cluster.coordinator.reach import reach
-from cutset.cluster.messages import HANDSHAKE, Card
+from cutset.cluster.messages import Card
 from cutset.cluster.model import Model
 from cutset.engine.stage_adapters import ADAPTER, SentAdapters
 from cutset.engine.stage_divider import StageDivider
@@ -67,7 +66,7 @@ class StagePlanning:
         self.source, self.workers, self.limits = source, workers, limits
         self.divider = divider
         self.backend, self.dtype = backend, dtype
-        self.handshake = changed(HANDSHAKE, model=fingerprint(source.tensors))
+        self.handshake = workers.handshake(fingerprint(source.tensors))
         self.why = ""  # there is no plan
         self.begun = False  # all stages were there once
         self._progress, self._log = progress, log

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cutset.cluster.coordinator.joining import check_joining, is_joiner
 from cutset.cluster.coordinator.reach import Addresses
 from cutset.cluster.launch import Launcher
 from cutset.cluster.launch.ray_launcher import RayOptions, check_ray
+from cutset.cluster.messages import HANDSHAKE
 from cutset.config import Settings
 from cutset.errors import ConfigError
 from cutset.link.addresses import NAME
 from cutset.link.keys import Keys, load_public
+from cutset.link.peer import Binding, Handshake
 from cutset.link.rendezvous import SCHEME, Rendezvous
 from cutset.partition.hop import Hop
 
@@ -43,6 +45,11 @@ class StageWorkers:
     rendezvous: Rendezvous | None = None  # where those dial in whose address is join://NAME
     joining: float = 60.0  # seconds in which these must be there at the start
     launcher: Launcher | None = None  # who started the stages, and starts them again, maybe elsewhere
+    verify: Callable[[bytes, Binding], bool] | None = None  # with tcp: says whether a stage's evidence is enough
+
+    def handshake(self, model: str = "") -> Handshake:
+        """What is said and asked first on every link to any of them. `model`: the digest of its weights."""
+        return replace(HANDSHAKE, model=model, verify=self.verify)
 
     def locate(self, name: str) -> tuple[str, bytes | None]:
         """Where a stage or spare is now. Raises LinkError while it is nowhere."""
@@ -77,7 +84,7 @@ def ray_options(settings: Settings) -> RayOptions | None:
     """How Ray places the stages, None where it doesn't. Raises ConfigError."""
     counted = isinstance(settings.stages, int) and not settings.stages_listen
     found = check_ray(settings.ray, settings.place, insecure=settings.insecure_ray, counted=counted, flag="--stages")
-    for name in ("key", "spares", "prefix_cache") if found is not None else ():
+    for name in ("key", "spares", "prefix_cache", "stage_policy") if found is not None else ():
         placed = name == "spares" and spare_count(settings)
         if getattr(settings, name) and settings.by_hand(name) and not placed:
             raise ConfigError(f"--{name.replace('_', '-')} and --ray don't go together: leave one of them out")
@@ -88,7 +95,7 @@ def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
     ray_options(settings)
     if not has_stages(settings):
-        for name in ("stage_keys", "spares", "spare_keys"):
+        for name in ("stage_keys", "spares", "spare_keys", "stage_policy"):
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
         for name in ("objective", "scheduler"):
@@ -123,7 +130,14 @@ def check_stages(settings: Settings) -> None:
             "--stage-keys is for stages at addresses: name them with --stages tcp://…, or wait for them with "
             "--stages-listen"
         )
-    stage_addresses(settings)
+    named, spares = stage_addresses(settings)
+    if settings.stage_policy is not None:
+        bare = next((name for name in {**named, **spares} if not _has_keys(name)), None)
+        if bare is not None or not named:
+            raise ConfigError(
+                f"--stage-policy is for stages over tcp: evidence is bound to the keys of a link, and "
+                f"{bare or 'processes on this machine'} have none"
+            )
 
 
 def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
@@ -138,10 +152,14 @@ def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
         raise ConfigError(f"{sorted(both)[0]} is both in --stages and in --spares: name it once")
     each = {**found[0], **found[1]}
     check_joining(settings.stages_listen, each, "stages")
-    keyed = [name for name in each if not name.startswith(("ipc://", "shm://"))]
+    keyed = [name for name in each if _has_keys(name)]
     if keyed and settings.key is None:
         raise ConfigError(f"{keyed[0]} needs --key, this side's secret key; see `cutset keys`")
     return found
+
+
+def _has_keys(address: str) -> bool:
+    return not address.startswith(("ipc://", "shm://"))
 
 
 def _joiners(settings: Settings) -> list[str]:
@@ -168,7 +186,7 @@ def _keyed(what: str, names: Sequence[str], keys: Sequence[Path]) -> Addresses:
                 "join://NAME"
             )
     public = [load_public(path) for path in keys]
-    keyed = [name for name in names if not name.startswith(("ipc://", "shm://"))]
+    keyed = [name for name in names if _has_keys(name)]
     if keyed and not public:
         raise ConfigError(f"{keyed[0]} needs its public key: give {flag}, in the order of --{what}")
     if public and len(public) != len(names):

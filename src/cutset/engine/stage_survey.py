@@ -94,6 +94,7 @@ def survey(
         Options(deltas=False, in_flight=1, patience=workers.starting + ANSWER, silence=workers.silence, gather=0.0),
         keys=workers.keys,
         rendezvous=workers.rendezvous,
+        handshake=workers.handshake(),
         locate=workers.locate,
         paces={pair: hop for pair, hop in workers.paces.items() if set(pair) <= {COORDINATOR, *chain}},
         observe=observe,

@@ -154,6 +154,7 @@ def read_seconds(data: _Bytes, pool: Pool | None = None) -> float:
 def read_bandwidth(pool: Pool | None, bytes: int, times: int = 3) -> float:
     """_Bytes a second at which memory of that size is read, the best of `times`."""
 
+def scan(table: _Floats, ids: _Ids, out: _Floats) -> None: ...
 def embedding(table: _Floats, ids: _Ids, out: _Floats) -> None: ...
 def rms_norm(x: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
 def add_rms_norm(x: _Floats, delta: _Floats, gain: _Floats, eps: float, out: _Floats) -> None: ...
@@ -303,6 +304,13 @@ class Decoder:
 
         A stage runs the layers first .. stop alone (0: all from `first` on).
         """
+
+    @property
+    def data_oblivious(self) -> bool:
+        """No address that is read depends on which tokens are looked up; to be set before there are steps"""
+
+    @data_oblivious.setter
+    def data_oblivious(self, arg: bool, /) -> None: ...
 
 class KvCache:
     """Keys and values of all layers in blocks of tokens."""
@@ -793,18 +801,31 @@ class HopEnd:
     @property
     def ended(self) -> float: ...
     @property
+    def sent_on(self) -> float:
+        """when what it made was put into a ring; 0 where it wasn't"""
+
+    @property
     def reason(self) -> str:
         """why it failed"""
 
-def run_step(step: Step, linears: Linears, hidden: _Bytes | None = None) -> HopEnd:
-    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it."""
+def run_step(
+    step: Step,
+    linears: Linears,
+    hidden: _Bytes | None = None,
+    *,
+    to: CapsuleType | None = None,
+    front: bytes | None = None,
+    clock: int = 0,
+) -> HopEnd:
+    """Starts a prepared step with the bytes of its hidden states, or of tokens, and runs it. What it makes goes into
+    the ring whose sender's end `to` is, if that can be done at once."""
 
 def frame_of(step: Step, front: bytes, clock: int) -> bytes:
     """The bytes of a frame with what a step made behind `front`, sent now."""
 
 def send_hidden(step: Step, end: CapsuleType, front: bytes, clock: int) -> float:
-    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room. `end` is the
-    sender's."""
+    """Puts what a step made into a ring, behind `front`: when it left, or 0 where there is no room, or another thread
+    sends. `end` is the sender's."""
 
 class StepHop:
     """Runs prepared steps with the hidden states that a ring brings. Clients are the poller's tokens."""
@@ -825,5 +846,8 @@ class StepHop:
         clock: int,
         sleep: float,
         awake: float,
+        late: float = 0.0,
+        to: CapsuleType | None = None,
     ) -> HopEnd:
-        """Waits asleep and then awake for the frame that begins so, and runs the step with it."""
+        """Waits asleep, then awake, and then asleep again for the frame that begins so, and runs the step with it. What
+        it makes goes into the ring whose sender's end `to` is, behind the same front, if that can be done at once."""

@@ -49,6 +49,10 @@ class Channel(ABC):
     def stay_awake(self, seconds: float) -> None:  # noqa: B027
         """This link sleeps at once."""
 
+    def yield_to_sender(self) -> None:  # noqa: B027
+        """Offers the core to the thread that encrypts and sends what was put, where there is one. Without it that
+        thread may wait until this one sleeps, though it was woken."""
+
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         """Encodes a frame and sends its bytes. Raises LinkTimeout (nothing was sent), LinkClosed and FrameError."""
         parts, _ = encode(header, arrays, self._limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
@@ -59,6 +60,9 @@ class ZmqLink(Channel):
             self._why = f"{self.peer} ended the link"
             raise LinkClosed(self._why)
         return join_parts(parts, self._piece, self._limit)
+
+    def yield_to_sender(self) -> None:
+        os.sched_yield()
 
     def _alive(self) -> bool:
         for event, _ in self._sock.events():

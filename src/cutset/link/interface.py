@@ -104,7 +104,8 @@ class Listener(Protocol):
         """
 
     def gone(self) -> list[Link]:
-        """Clients that closed, died or broke the protocol since the last call."""
+        """Clients that closed, died or broke the protocol since the last call, and those whose key isn't allowed any
+        more: call it now and then."""
 
     def expect(self, keys: Collection[bytes]) -> None:
         """Lets these public keys connect over tcp too, instead of those of the call before; links that are there stay.

@@ -79,7 +79,7 @@ class Joiner:
         self._where, self._here = endpoint(address), endpoint(listener)
         if not self._where[0] or not self._where[1]:
             raise ConfigError(f"{address}: name the host and the port to dial")
-        self._keys, self._servers, self._log, self._longest = keys, sorted(coordinators), log, longest
+        self._keys, self._servers, self._log, self._longest = keys, coordinators, log, longest
         self._stopped = threading.Event()
         self._splices: set[Splice] = set()
         self._lock = threading.Lock()
@@ -124,7 +124,7 @@ class Joiner:
     def _dial(self) -> Link:
         """The link, by the first of the keys that is right. Raises what the last one gave, a refusal before others."""
         worst: CutsetError = LinkError("no public key of a coordinator is known")
-        for server in self._servers:
+        for server in sorted(self._servers):
             keys = self._keys.expecting(server)
             try:
                 return JOIN.with_keys(keys).dial(partial(self._connect, keys), timeout=TIMEOUTS.recv).link

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -26,6 +26,8 @@ __all__ = [
     "load_keys",
     "load_public",
     "new_keys",
+    "read_allowed",
+    "read_key_file",
     "read_pair",
     "save_keys",
 ]
@@ -68,14 +70,16 @@ def dialling_keys(address: str, keys: Keys | None, server: bytes | None) -> Keys
 
 def listening_keys(
     address: str, key: str | None, allow: str | None, whose: str
-) -> tuple[Keys | None, frozenset[bytes] | None]:
-    """What `listen` needs at this address, from files: this side's pair, and the public keys of those who may connect.
-    Raises ConfigError for what is missing, or can't be read."""
+) -> tuple[Keys | None, Set[bytes] | None]:
+    """What `listen` needs at this address, from files: this side's pair, and the public keys of those who may connect,
+    which are read again when they change. Raises ConfigError for what is missing, or can't be read."""
+    from cutset.link.allowed_keys import AllowedKeys
+
     if address.startswith("tcp://") and not (key and allow):
         raise ConfigError(
             f"tcp needs --key (this side's secret key) and --allow (the {whose}' public keys); see `cutset keys`"
         )
-    return None if key is None else load_keys(key), None if allow is None else load_allowed(allow)
+    return None if key is None else load_keys(key), None if allow is None else AllowedKeys(allow)
 
 
 def new_keys() -> Keys:
@@ -126,6 +130,13 @@ def load_keys(path: str | os.PathLike[str]) -> Keys:
 def read_pair(path: str | os.PathLike[str], how: str) -> tuple[bytes, bytes]:
     """The public and the secret half in a file that only its owner can read; `how` such a file is made. Raises
     ConfigError."""
+    words = read_key_file(path, how)
+    return bytes.fromhex(words["public"]), bytes.fromhex(words["secret"])
+
+
+def read_key_file(path: str | os.PathLike[str], how: str) -> dict[str, str]:
+    """All that such a file says, a name and a word on each line; `public` and `secret` are among them. Raises
+    ConfigError."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -140,7 +151,7 @@ def read_pair(path: str | os.PathLike[str], how: str) -> tuple[bytes, bytes]:
     words = dict(line.split()[:2] for line in text.splitlines() if len(line.split()) == 2 and line[0] != "#")
     if not all(HEX.fullmatch(words.get(name, "")) for name in ("public", "secret")):
         raise ConfigError(f"{os.fspath(path)} holds no key pair: make one with {how}")
-    return bytes.fromhex(words["public"]), bytes.fromhex(words["secret"])
+    return words
 
 
 def load_public(path: str | os.PathLike[str]) -> bytes:
@@ -158,14 +169,18 @@ def load_public(path: str | os.PathLike[str]) -> bytes:
 
 def load_allowed(path: str | os.PathLike[str]) -> frozenset[bytes]:
     """The public keys in a file, one a line, or in all .pub files of a directory. Raises ConfigError for none."""
-    place = Path(path)
+    keys = read_allowed(Path(path))
+    if not keys:
+        raise ConfigError(f"{os.fspath(path)} holds no public key, so nobody could connect: put a .pub file there")
+    return keys
+
+
+def read_allowed(place: Path) -> frozenset[bytes]:
+    """The same, where there may be none."""
     files = sorted(place.glob("*.pub")) if place.is_dir() else [place]
     if len(files) > MAX_FILES:
         raise ConfigError(f"{place} has more than {MAX_FILES} public keys")
-    keys = frozenset(key for file in files for key in _listed(file))
-    if not keys:
-        raise ConfigError(f"{place} holds no public key, so nobody could connect: put a .pub file there")
-    return keys
+    return frozenset(key for file in files for key in _listed(file))
 
 
 def _listed(path: Path) -> list[bytes]:

@@ -20,7 +20,7 @@ from cutset.link.frames import Frame, decode
 from cutset.link.interface import Link
 from cutset.link.keys import Keys
 from cutset.link.limits import Limits, Timeouts
-from cutset.link.sockets import SharedSocket
+from cutset.link.sockets import Awake, SharedSocket
 from cutset.link.zeromq import (
     DOMAIN,
     GOODBYE,
@@ -70,6 +70,9 @@ class ClientEnd(Channel):
         if not self.open:
             raise LinkClosed(f"{self.peer} went away")
         raise timed_out(self.peer, timeout, sending=True)
+
+    def yield_to_sender(self) -> None:
+        os.sched_yield()
 
     def _alive(self) -> bool:
         self.listener.check()
@@ -149,11 +152,33 @@ class ZmqListener:
             end.inbox.append(frame)
             self._waiting.append(end)
 
+    def recv_bytes(self, timeout: float, awake: Awake | None = None) -> tuple[Link, memoryview] | None:
+        """The bytes of what `recv` gives, for whoever knows them; else `decoded` is to be called. `awake`: when to stay
+        awake for them. None after `timeout`, and now and then before it."""
+        if self._waiting or (got := self._message(timeout, awake)) is None:
+            return None
+        return got
+
+    def decoded(self, link: Link, data: memoryview) -> tuple[Link, Frame] | None:
+        """The frame of these bytes; None where they aren't one, which ends the link."""
+        try:
+            return link, decode(data, 0, data.nbytes, self.limits.frame)
+        except FrameError:
+            link.close()
+            return None
+
     def _next(self, timeout: float) -> tuple[ClientEnd, Frame] | None:
         """One message. None after `timeout`, and for a message that isn't a frame."""
+        got = self._message(timeout)
+        if got is None or (found := self.decoded(*got)) is None:
+            return None
+        return got[0], found[1]
+
+    def _message(self, timeout: float, awake: Awake | None = None) -> tuple[ClientEnd, memoryview] | None:
+        """The bytes of one message. None after `timeout`, and for a message that can't be a frame."""
         if self.sock.closed:
             raise LinkClosed(f"the listener at {self.address} was closed")
-        parts = self.sock.recv(timeout, self.check)
+        parts = self.sock.recv(timeout, self.check, awake)
         if parts is None:
             return None
         route, fd = parts[0].bytes, int(parts[-1].get(zmq.SRCFD))
@@ -183,8 +208,7 @@ class ZmqListener:
             self.drop(end)
             return None
         try:
-            data = join_parts(parts[1:], self.piece, self.limits.frame)
-            return end, decode(data, 0, data.nbytes, self.limits.frame)
+            return end, join_parts(parts[1:], self.piece, self.limits.frame)
         except FrameError:
             end.close()
             return None
@@ -232,6 +256,12 @@ class ZmqListener:
             self._silent.pop(fd, None)
             self._disconnect(fd)
 
+    def _cut_revoked(self) -> None:
+        """Ends the links of keys that were allowed when they connected, and aren't now."""
+        if self._authenticator is not None and (revoked := self._authenticator.revoked):
+            for end in [end for end in list(self._ends.values()) if bytes.fromhex(end.peer) in revoked]:
+                end.close()
+
     def _disconnect(self, fd: int) -> None:
         """Breaks a connection, which a ROUTER doesn't do by itself. By the time a descriptor is shut down it may be
         another connection's; so a copy is, if nothing had happened to the descriptor when the copy was made."""
@@ -275,8 +305,9 @@ class ZmqListener:
                 self._gone.append(end)
 
     def gone(self) -> list[Link]:
-        """Clients that closed, died or broke the protocol since the last call."""
+        """Clients that closed, died, broke the protocol or lost their permission since the last call."""
         if not self.sock.closed:
+            self._cut_revoked()
             self.check()
         with self._checking:
             found, self._gone = self._gone, []
@@ -321,7 +352,7 @@ def listen(
         if where.scheme == "tcp":
             if keys is None or not allow:
                 raise ConfigError(f"{where}: {KEYS_HELP}, and name the clients' public keys that may connect")
-            allowed = KeyAuthenticator(context, frozenset(allow))
+            allowed = KeyAuthenticator(context, allow)
             raw.curve_server = True
             raw.curve_publickey, raw.curve_secretkey = keys.public, keys.secret
             raw.zap_domain = DOMAIN

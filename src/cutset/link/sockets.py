@@ -17,16 +17,24 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-__all__ = ["SharedSocket"]
+__all__ = ["Awake", "SharedSocket"]
 
 SLICE = 0.5  # seconds; a wait is never longer without a look at the connection, which says by itself when it breaks
 RETRY_MS = 2  # between two tries to send when there is no room, should a receiver take the signal that there is
 COPIED = 1 << 16  # bytes; sending a smaller message by copy is quicker
+TAKEN = 200e-6  # seconds between two looks, which show that others need this core
+
+
+class Awake(NamedTuple):
+    """When a wait stays awake, in seconds: so long after so much sleep, or until others need the core."""
+
+    after: float
+    seconds: float
 
 
 class SharedSocket:
@@ -86,7 +94,7 @@ class SharedSocket:
             room.register(self._descriptor, select.POLLIN)
             room.poll(RETRY_MS)
 
-    def recv(self, timeout: float, alive: Callable[[], bool]) -> list[zmq.Frame] | None:
+    def recv(self, timeout: float, alive: Callable[[], bool], awake: Awake | None = None) -> list[zmq.Frame] | None:
         """The parts of the next message; None after `timeout`, or when there is none and `alive` says no."""
         deadline = None
         while True:
@@ -105,7 +113,10 @@ class SharedSocket:
                 return None
             ready = {self._news}
             if self._heard:
-                ready = {descriptor for descriptor, _ in self._poll.poll(min(left, SLICE) * 1000)}
+                if awake is None:
+                    ready = {descriptor for descriptor, _ in self._poll.poll(min(left, SLICE) * 1000)}
+                else:
+                    ready, awake = self._ready_soon(min(left, SLICE), awake), None
             self._heard = True
             if (not ready or self._news in ready) and not alive():
                 # What came before the connection broke is still to be had.
@@ -116,6 +127,22 @@ class SharedSocket:
                 with self._lock, contextlib.suppress(BlockingIOError):
                     if not self.closed:  # else the descriptor may be someone else's by now
                         os.eventfd_read(self._wake)
+
+    def _ready_soon(self, longest: float, awake: Awake) -> set[int]:
+        """What becomes readable in that time, some of which is spent awake: to be woken takes long where a core sleeps
+        too. Between two looks ZeroMQ's own threads get the core."""
+        start = time.monotonic()
+        end = start + min(awake.after + awake.seconds, longest)
+        found = self._poll.poll(int(1000 * min(awake.after, longest)))  # rather early than late
+        looked = time.monotonic()
+        while not found and looked < end:
+            os.sched_yield()
+            found, before, looked = self._poll.poll(0), looked, time.monotonic()
+            if looked - before > TAKEN:
+                break
+        if not found and (left := longest - (looked - start)) > 0:
+            found = self._poll.poll(left * 1000)
+        return {descriptor for descriptor, _ in found}
 
     def readable(self) -> bool:
         """A message waits."""

@@ -15,13 +15,14 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import zmq
 
 from cutset.errors import FrameError, LinkError
 from cutset.link.addresses import Address
+from cutset.link.allowed_keys import AllowedKeys
 from cutset.link.keys import key_allowed
 from cutset.link.limits import Limits
 from cutset.link.users import credentials, own
@@ -137,11 +138,11 @@ def owner_of(descriptor: int) -> int:
 class KeyAuthenticator:
     """Says who may connect over tcp: ZeroMQ asks it about every client's key (RFC 27, ZAP).
 
-    Answers in a thread of its own, until `stop`. `allowed` are public keys of 32 bytes; `expect` adds others. Who isn't
-    on the list, or doesn't use CURVE, is refused; and while nobody answers, ZeroMQ admits nobody.
+    Answers in a thread of its own, until `stop`. `allowed` are public keys of 32 bytes, now and later; `expect` adds
+    others. Who isn't on the list, or doesn't use CURVE, is refused; and while nobody answers, ZeroMQ admits nobody.
     """
 
-    def __init__(self, context: zmq.Context[Any], allowed: frozenset[bytes]) -> None:
+    def __init__(self, context: zmq.Context[Any], allowed: Collection[bytes]) -> None:
         self._allowed = allowed
         self._expected: frozenset[bytes] = frozenset()
         self._sock = context.socket(zmq.REP)
@@ -164,13 +165,18 @@ class KeyAuthenticator:
         number = request[1] if len(request) > 1 else b""
         # version, number, domain, address, identity, mechanism, the client's public key
         good = len(request) == 7 and request[0] == ZAP_VERSION and request[2] == DOMAIN and request[5] == b"CURVE"
-        if good and key_allowed(request[6], self._allowed | self._expected):
+        if good and (key_allowed(request[6], self._allowed) or key_allowed(request[6], self._expected)):
             return [ZAP_VERSION, number, b"200", b"OK", request[6].hex().encode(), b""]
         return [ZAP_VERSION, number, b"400", b"this key is not allowed", b"", b""]
 
     def expect(self, keys: frozenset[bytes]) -> None:
         """Allows these too, and no longer those of the call before."""
         self._expected = keys
+
+    @property
+    def revoked(self) -> frozenset[bytes]:
+        """Those that were allowed once and aren't any more."""
+        return self._allowed.revoked - self._expected if isinstance(self._allowed, AllowedKeys) else frozenset()
 
     def stop(self) -> None:
         """Ends the thread and waits for it."""

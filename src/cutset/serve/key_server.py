@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -16,10 +17,14 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from cutset.errors import ConfigError, CutsetError
+from cutset.files import write_atomically
 from cutset.serve.api_errors import ApiError
 from cutset.serve.app import guarded
 from cutset.serve.auth import Auth
+from cutset.serve.reload import FileWatch
+from cutset.serve.tls import Certificate
 from cutset.trust.audit import AuditLog
+from cutset.trust.evidence.policy import load_policy
 from cutset.trust.evidence.statement import new_nonce
 from cutset.trust.evidence.verifier import Verifier
 from cutset.trust.sealing.key_release import (
@@ -32,7 +37,7 @@ from cutset.trust.sealing.key_release import (
 )
 from cutset.trust.sealing.sealed_format import ModelKey, load_model_key
 
-__all__ = ["KeyServer", "build_key_app"]
+__all__ = ["KeyServer", "build_key_app", "key_files_watch"]
 
 MOST_NONCES, NONCE_S = 4096, 60.0
 MOST_KEYS = 1000
@@ -42,13 +47,16 @@ log = logging.getLogger(__name__)
 
 class KeyServer:
     """Keys lie in a directory as files of `cutset trust seal`, which is read for each release: one that is put there
-    can be released from then on, one that is taken away can't. A release that can't be logged isn't made."""
+    can be released from then on, one that is taken away can't. Of a line the key of the highest generation is released,
+    and none that was sealed before: who brings an older sealed model back gets nothing. A release that can't be logged
+    isn't made."""
 
     def __init__(self, keys: Path, verifier: Verifier, audit: AuditLog, clock: Callable[[], float] = time.monotonic):
         if not keys.is_dir():
             raise ConfigError(f"{keys} is not a directory of keys, as `cutset trust seal` writes them")
         self._keys, self._verifier, self._audit, self._clock = keys, verifier, audit, clock
         self._nonces: OrderedDict[bytes, float] = OrderedDict()
+        self._counting = threading.Lock()
 
     def nonce(self) -> bytes:
         """A new one. The oldest goes where there are too many."""
@@ -79,16 +87,55 @@ class KeyServer:
         return msgspec.json.encode(answer)
 
     def _key(self, seal: str) -> ModelKey:
-        paths = sorted(self._keys.glob("*.key"))[:MOST_KEYS]
-        for path in paths:
+        found: ModelKey | None = None
+        newest: dict[str, int] = {}
+        for path in sorted(self._keys.glob("*.key"))[:MOST_KEYS]:
             try:
                 key = load_model_key(path)
             except ConfigError as error:
                 log.warning("a file of keys is left out: %s", error)
                 continue
-            if key.seal == seal:
-                return key
-        raise ConfigError("there is no key for that sealed model here")
+            found = key if key.seal == seal else found
+            newest[key.line] = max(key.generation, newest.get(key.line, 0))
+        if found is None:
+            raise ConfigError("there is no key for that sealed model here")
+        if found.line:
+            newest[found.line] = self._raise_floor(found.line, newest[found.line])
+            if found.generation < newest[found.line]:
+                raise ConfigError(
+                    f"that is generation {found.generation} of {found.line}, of which {newest[found.line]} is there"
+                )
+        return found
+
+    def _raise_floor(self, line: str, generation: int) -> int:
+        """The highest generation of a line that was ever here, which is kept beside the keys. Raises ConfigError where
+        it can't be."""
+        place = self._keys / f"{line}.generation"
+        with self._counting:
+            try:
+                text = place.read_text(encoding="ascii").strip() if place.exists() else "0"
+                if not text.isdecimal() or len(text) > 20:
+                    raise ConfigError(f"{place} isn't a number: write the generation there that nothing may be below")
+                if generation > int(text):
+                    write_atomically(place, f"{generation}\n", private=True)
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{place} can't be used: {error}") from None
+            return max(generation, int(text))
+
+
+def key_files_watch(
+    verifier: Verifier, policy: Path, certificate: Certificate, report: Callable[[str], None]
+) -> FileWatch:
+    """What reads policy and certificate again when they change; releases after that are judged by the new one."""
+
+    def again() -> str:
+        verifier.policy = load_policy(policy)
+        return f"the policy was read again: {policy}"
+
+    watch = FileWatch(report)
+    watch.add([policy], again)
+    watch.add([certificate.chain, certificate.key], certificate.read)
+    return watch
 
 
 def build_key_app(server: KeyServer, auth: Auth) -> ASGIApp:

@@ -69,6 +69,7 @@ class _Asked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     shift: bool | None = None
     num_predict: int | None = None  # Open WebUI's place for it
     metadata: Any = None  # who asks
+    cutset_receipt: bool | None = None  # ours: in the last line, or in the whole answer
 
 
 class OllamaChatRequest(_Asked):
@@ -108,6 +109,8 @@ class _Translated:
             fields["response_format"] = _response_format(request.format)
         if request.logprobs:
             fields |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
+        if request.cutset_receipt is not None:
+            fields["cutset_receipt"] = request.cutset_receipt
         return fields
 
     async def _think(self, request: _Asked) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class Lines:
         self._first: int | None = None  # when the first piece came
         self._usage: Mapping[str, Any] = {}
         self._reason = "stop"
+        self._receipt: str | None = None
         self._calls: dict[int, dict[str, str]] = {}
         self._rest = b""
 
@@ -76,7 +77,7 @@ class Lines:
     def _whole(self, answer: dict[str, Any]) -> bytes:
         if "choices" not in answer:
             return msgspec.json.encode(answer)
-        self._usage = answer["usage"]
+        self._usage, self._receipt = answer["usage"], answer.get("cutset_receipt")
         choice = answer["choices"][0]
         said = choice.get("message") or {"content": choice.get("text")}
         self._reason = choice["finish_reason"]
@@ -102,6 +103,7 @@ class Lines:
         if "error" in chunk:
             return _encoded({"error": chunk["error"]["message"]})
         self._usage = chunk.get("usage") or self._usage
+        self._receipt = chunk.get("cutset_receipt", self._receipt)
         lines = b""
         for choice in chunk["choices"]:
             if self._first is None:
@@ -148,7 +150,7 @@ class Lines:
             "prompt_eval_duration": first - self._started,
             "eval_count": self._usage.get("completion_tokens", 0),
             "eval_duration": ended - first,
-        }
+        } | ({} if self._receipt is None else {"cutset_receipt": self._receipt})
 
 
 class ChatLines(Lines):

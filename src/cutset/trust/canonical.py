@@ -8,7 +8,16 @@ from typing import Any
 
 __all__ = ["encode"]
 
+SMALL = 256  # numbers and lengths below it have their heads ready
+
 LIMITS = ((24, 0), (1 << 8, 1), (1 << 16, 2), (1 << 32, 4), (1 << 64, 8))  # below this, so many bytes behind the head
+
+# Of every major type and count below SMALL: whole numbers from 0 on are the first ones.
+HEADS = [
+    bytes([major << 5 | count]) if count < LIMITS[0][0] else bytes([major << 5 | LIMITS[0][0], count])
+    for major in range(6)
+    for count in range(SMALL)
+]
 
 
 def encode(value: Any) -> bytes:
@@ -23,7 +32,16 @@ def encode(value: Any) -> bytes:
 
 
 def _write(value: Any, parts: list[bytes]) -> None:
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind is bytes:  # receipts are made of leaves: an index, a salt and what is said
+        parts += (_head(2, len(value)), value)
+    elif kind is list:
+        parts.append(_head(4, len(value)))
+        for one in value:
+            _write(one, parts)
+    elif kind is int and 0 <= value < SMALL:
+        parts.append(HEADS[value])
+    elif value is None or isinstance(value, bool):
         parts.append({False: b"\xf4", True: b"\xf5", None: b"\xf6"}[value])
     elif isinstance(value, int):
         parts.append(_head(1, -1 - value) if value < 0 else _head(0, value))
@@ -48,6 +66,8 @@ def _write(value: Any, parts: list[bytes]) -> None:
 
 
 def _head(major: int, count: int) -> bytes:
+    if count < SMALL:
+        return HEADS[major * SMALL + count]
     for number, (limit, size) in enumerate(LIMITS):
         if count < limit:
             return bytes([major << 5 | 23 + number]) + count.to_bytes(size) if size else bytes([major << 5 | count])

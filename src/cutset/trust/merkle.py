@@ -63,7 +63,8 @@ class SaltedTree:
         which nothing is shown."""
         wanted = sorted(set(places))
         leaves: list[list[int | bytes]] = [[index, self.salt(index), self.contents[index]] for index in wanted]
-        return leaves, list(self._rest(len(self._levels) - 1, 0, wanted))
+        rest = [] if len(wanted) == len(self) else list(self._rest(len(self._levels) - 1, 0, wanted))
+        return leaves, rest
 
     def _rest(self, level: int, at: int, wanted: Sequence[int]) -> Iterator[bytes]:
         """For the node `at` of a level; `wanted` are the leaves below it that are shown."""

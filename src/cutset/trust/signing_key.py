@@ -15,11 +15,20 @@ from typing import Protocol
 
 from cutset.errors import ConfigError
 from cutset.link.keys import Keys, read_pair, save_keys
+from cutset.trust.verify_receipt import EVIDENCE_DOMAIN
 
-__all__ = ["EvidenceOf", "QuoteSource", "ReceiptEvidence", "Signer", "SigningKey", "evidence_by", "own_signing_key"]
+__all__ = [
+    "EvidenceOf",
+    "QuoteSource",
+    "ReceiptEvidence",
+    "Signer",
+    "SigningKey",
+    "bound_data",
+    "evidence_by",
+    "own_signing_key",
+]
 
 FIRST_LINE = "# A key that signs for Cutset: keep it to yourself. The public half may go anywhere."
-EVIDENCE_DOMAIN = b"cutset receipt key 1\0"
 OWN = "receipts"  # the name of the key that is made where none is named
 
 
@@ -88,6 +97,11 @@ class ReceiptEvidence:
 EvidenceOf = Callable[[bytes], ReceiptEvidence | None]
 
 
+def bound_data(key: bytes) -> bytes:
+    """The 64 bytes that a quote carries which binds this public key."""
+    return hashlib.sha512(EVIDENCE_DOMAIN + key).digest()
+
+
 class QuoteSource(Protocol):
     """What makes quotes where this runs. `kind` names their format."""
 
@@ -102,7 +116,7 @@ def evidence_by(source: QuoteSource) -> EvidenceOf:
     for a key that signs."""
 
     def evidence(key: bytes) -> ReceiptEvidence:
-        return ReceiptEvidence(source.kind, source.quote(hashlib.sha512(EVIDENCE_DOMAIN + key).digest()))
+        return ReceiptEvidence(source.kind, source.quote(bound_data(key)))
 
     return evidence
 

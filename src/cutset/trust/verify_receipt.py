@@ -26,13 +26,20 @@ from typing import Any
 __all__ = ["InvalidReceipt", "VerifiedReceipt", "decode", "main", "parse_receipt", "public_key", "trees_of", "verify"]
 
 MOST_BYTES = 64 << 20  # of a receipt
-MOST_LEAVES = 1 << 22  # of a tree
-MOST_DEPTH = 6
+MOST_LEAVES, MOST_DEPTH = 1 << 22, 6  # of a tree; of what is nested
 LAST = 253402300799000  # milliseconds: the year 9999
-TYPE = "cutset receipt 1"
-DOMAIN = b"cutset receipt 1\0"  # before the statement, in what is signed
-HEX = re.compile(r"[0-9a-fA-F]{64}")
-BASE64 = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+TYPE, DOMAIN = "cutset receipt 1", b"cutset receipt 1\0"  # which stands before the statement, in what is signed
+EVIDENCE_DOMAIN = b"cutset receipt key 1\0"  # before the key, in what a quote carries the SHA-512 of
+# The kind of a quote, how it begins, and where the 64 bytes lie that it carries: docs/trust.md says where from.
+QUOTES = [
+    ("sgx", rb"[\x03\x04]\x00..\x00{4}", 368),
+    ("sgx", rb"\x05\x00..\x00{4}", 374),
+    ("tdx", rb"\x04\x00..\x81\x00{3}", 568),
+    ("tdx", rb"\x05\x00..\x81\x00{3}", 574),
+    ("snp", rb"", 80),
+    ("simulator", rb"CUTSET SIMULATOR: NOT CONFIDENTIAL\n", 112),
+]
+HEX, BASE64 = re.compile(r"[0-9a-fA-F]{64}"), re.compile(rb"[A-Za-z0-9+/]+={0,2}")
 
 
 class InvalidReceipt(Exception):
@@ -152,14 +159,13 @@ def _root(size: int, leaves: Mapping[int, bytes], proof: Iterator[bytes]) -> byt
 
 
 Rule = Callable[[Any], bool]
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= 4096
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+SINGLE: tuple[Rule, Rule, Rule, Rule] = (
+    lambda value: isinstance(value, str) and len(value) <= 4096,
+    lambda value: type(value) is int and 0 <= value < 1 << 63,
+    lambda value: type(value) is int and 1 <= value <= MOST_LEAVES and value & (value - 1) == 0,
+    lambda value: isinstance(value, dict) and all(isinstance(one, int | float | None) for one in value.values()),
+)
+_is_text, _is_count, _is_size, _is_sampling = SINGLE
 
 
 def _is_bytes(size: int | None = None) -> Rule:
@@ -171,31 +177,19 @@ def _or_none(rule: Rule) -> Rule:
 
 
 def _is_map(rules: Mapping[str, Rule]) -> Rule:
-    def check(value: Any) -> bool:
-        return isinstance(value, dict) and value.keys() == rules.keys() and all(rules[k](value[k]) for k in rules)
-
-    return check
+    return lambda value: (
+        isinstance(value, dict) and value.keys() == rules.keys() and all(rules[k](value[k]) for k in rules)
+    )
 
 
 def _is_row(*rules: Rule) -> Rule:
-    def check(value: Any) -> bool:
-        return (
-            isinstance(value, list) and len(value) == len(rules) and all(rules[i](one) for i, one in enumerate(value))
-        )
-
-    return check
+    return lambda value: (
+        isinstance(value, list) and len(value) == len(rules) and all(rules[i](one) for i, one in enumerate(value))
+    )
 
 
 def _is_list(rule: Rule) -> Rule:
     return lambda value: isinstance(value, list) and all(map(rule, value))
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST_LEAVES and value & (value - 1) == 0
-
-
-def _is_sampling(value: Any) -> bool:
-    return isinstance(value, dict) and all(one is None or isinstance(one, bool | int | float) for one in value.values())
 
 
 def _all(rule: Rule, names: str) -> dict[str, Rule]:
@@ -214,29 +208,18 @@ RUN = _is_map(
     | _all(_is_count, "arithmetic context stages")
 )
 STATEMENT: dict[str, Rule] = {
+    **_all(_is_count, "began ended") | _all(_is_text, "mode outcome"),
+    **_all(HASH, "key") | _all(SALT, "id") | _all(MODEL, "model") | _all(RUN, "run") | _all(_is_sampling, "sampling"),
     "type": lambda value: bool(value == TYPE),
-    "id": SALT,
-    "key": HASH,
-    "began": _is_count,
-    "ended": _is_count,
-    "model": MODEL,
-    "sampling": _is_sampling,
     "seed": lambda value: type(value) is int and -(1 << 63) <= value < 1 << 64,
-    "mode": _is_text,
-    "run": RUN,
     "offload": _or_none(_is_map({"pads": _or_none(PADS)} | _all(_is_count, "products checks failures"))),
     "prompts": _is_list(_is_row(_is_size, HASH)),
     "answers": _is_list(_is_row(_is_count, _is_count, _is_text, _is_size, HASH)),
     "details": _is_row(_is_size, HASH),
-    "outcome": _is_text,
     "evidence": _or_none(_is_row(_is_text, HASH)),
 }
-ENVELOPE: dict[str, Rule] = {
-    "statement": _is_bytes(),
-    "signature": _is_bytes(64),
-    "evidence": _or_none(_is_bytes()),
-    "shown": lambda value: isinstance(value, list),
-}
+ENVELOPE: dict[str, Rule] = {"statement": _is_bytes(), "signature": _is_bytes(64), "evidence": _or_none(_is_bytes())}
+ENVELOPE["shown"] = _is_list(lambda row: True)
 SHOWN = _is_row(_is_text, _is_list(_is_row(_is_count, SALT, _is_bytes())), _is_list(HASH))
 TOKEN, DETAIL = _or_none(_is_row(_is_count, _is_bytes())), _or_none(_is_row(_is_text, lambda value: True))
 
@@ -314,6 +297,14 @@ def signed_by(key: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
+def _binds(kind: str, quote: bytes, key: bytes) -> bool | None:
+    """Whether a quote, genuine or not, carries this public key's hash; None for what is none of a known kind."""
+    for known, front, at in QUOTES:
+        if known == kind and len(quote) >= at + 64 and re.match(front, quote, re.DOTALL):
+            return quote[at : at + 64] == hashlib.sha512(EVIDENCE_DOMAIN + key).digest()
+    return None
+
+
 def verify(data: bytes, key: bytes | None) -> VerifiedReceipt:
     """A receipt that was signed with this public key (32 bytes), or with None by anybody, and whose shown parts are
     the signed ones. Raises InvalidReceipt."""
@@ -325,6 +316,8 @@ def verify(data: bytes, key: bytes | None) -> VerifiedReceipt:
     said, given = statement["evidence"], envelope["evidence"]
     if given is not None and (said is None or hashlib.sha256(given).digest() != said[1]):
         raise InvalidReceipt("its evidence is another one than was signed")
+    if given is not None and _binds(said[0], given, statement["key"]) is False:
+        raise InvalidReceipt(f"its evidence of kind {said[0]} is bound to another key than the one that signed it")
     _check_statement(statement)
     trees, shown = trees_of(statement), dict[str, dict[int, Any]]()
     order, last = {tree: place for place, tree in enumerate(trees)}, -1
@@ -413,7 +406,7 @@ def _plain(text: str, kept: str = "") -> str:
 def _lines(found: VerifiedReceipt, *, anybody: bool) -> Iterator[str]:
     yield "the receipt verifies" + ("" if found.complete else ", and says that the run FAILED")
     yield f"signed by  {found.signer.hex()}" + (", whoever that is" if anybody else "")
-    for name, value in found.statement.items():
+    for name, value in (found.statement | {"evidence": _evidence(found)}).items():
         if name in ("began", "ended"):
             value = f"{datetime.fromtimestamp(min(value, LAST) / 1000, UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + " UTC"
         if name not in ("key", "type"):
@@ -428,6 +421,19 @@ def _lines(found: VerifiedReceipt, *, anybody: bool) -> Iterator[str]:
         yield f"{tree}, tokens {places}: {_plain(text.decode(errors='replace'), chr(10))!r}"
 
 
+def _evidence(found: VerifiedReceipt) -> str:
+    """What there is of evidence, and what that says without the quote's own verification."""
+    said, quote = found.statement["evidence"], found.evidence
+    if said is None:
+        return "none: nothing says where the key lives"
+    kind = said[0] + (" (NOT CONFIDENTIAL: a simulator's proves nothing)" if said[0] == "simulator" else "")
+    if quote is None:
+        return f"of kind {kind} was signed, and isn't shown (SHA-256 {said[1].hex()})"
+    if _binds(said[0], quote, found.signer) is None:
+        return f"of kind {kind}, {len(quote)} bytes, which can't be read here: the key is NOT SHOWN to be bound"
+    return f"of kind {kind}: its quote carries this key's hash; whether the quote is genuine is NOT checked here"
+
+
 def _readable(value: Any) -> str:
     if isinstance(value, bytes):
         return value.hex()
@@ -438,9 +444,7 @@ def _readable(value: Any) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """The command `cutset-verify`."""
-    parser = argparse.ArgumentParser(
-        prog="cutset-verify", description="Checks a receipt of Cutset, and the parts of it that are shown."
-    )
+    parser = argparse.ArgumentParser(prog="cutset-verify", description="Checks a receipt of Cutset, and what it shows.")
     add_flags(parser)
     return run(parser.parse_args(argv))
 

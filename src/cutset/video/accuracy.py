@@ -8,16 +8,20 @@ few pictures are computed in one place as well, and all thresholds are scaled by
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from cutset.cluster.messages import Report
+from cutset.cluster.values import Array
 from cutset.codec import Budget
 from cutset.errors import ConfigError
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import Disagreement
+from cutset.video.delta.calibrator import Calibrator
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["Accuracy"]
+__all__ = ["CALIBRATED", "Accuracy"]
 
 DOWN = 0.8  # at least this step when the error is too large
 UP = 1.25
@@ -31,6 +35,10 @@ SEEN = 3  # errors by one scale, after which it may rise: what is held takes som
 LOWER, RISE = 0.7, 2.0  # a step down at least, a step up at most
 NOTHING = 0.001  # of the limit: with errors below that nothing was left out, or pictures were dense
 BELOW, AGAIN = 0.6, 24  # of a scale that was too large, no more than that until so many checks were within the limit
+CALIBRATED = (
+    0.3  # of what is allowed: what calibrated thresholds may move the output by at first, as the root of a mean
+)
+SETTLED = 4  # pictures after a dense one, until one is checked
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -70,9 +78,15 @@ class Accuracy:
         self._half = self._most.half and (limit > 0 or incremental)
         first = FIRST_SCALE if disagreement is None else FIRST_OF_BOXES
         self._scale = (first if incremental else 1.0) if limit else 0.0
+        # What computes pictures that are checked, in place of the model itself.
+        self.dense: Callable[[Array], Mapping[str, Array]] | None = None
+        self.calibrator: Calibrator | None = None  # that finds thresholds by layer, from the first pictures
+        self.factors: Mapping[str, float] | None = None  # what it found, from now on
+        # By source and party: whether its last picture was computed whole.
+        self._whole: dict[tuple[int, str], bool] = {}
         self._errors: list[float] = []  # by this scale
         self._ceiling = MOST_SCALE
-        self.checked = self.above = 0
+        self.checked = self.above = self.spared = 0
         self.largest = 0.0
 
     @property
@@ -97,14 +111,64 @@ class Accuracy:
         return picture % self.every == 0 or (picture < self.every and picture.bit_count() == 1)
 
     def check(self, model: NetworkModel, result: Result) -> bool:
-        """Computes a picture here if it is its turn; True if the thresholds changed."""
+        """Computes a picture here if it is its turn; True if the thresholds changed.
+
+        Where delta compute is off, as stages say, there is nothing to be checked.
+        """
+        news = self._calibrated(result)
         if result.dropped or not self.wants(result.picture):
-            return False
+            return news
+        if self._is_dense(result.source):
+            self.spare(result.picture)
+            return news
         self.looked(result.picture)
-        wanted = model.run(result.pixels)
+        wanted = (self.dense or model.run)(result.pixels)
         if self.disagreement is not None:
-            return self.observe(self.disagreement(result.outputs, wanted))
-        return self.observe(difference(result.outputs, wanted)[1])
+            return self.observe(self.disagreement(result.outputs, wanted)) or news
+        return self.observe(difference(result.outputs, wanted)[1]) or news
+
+    def _calibrated(self, result: Result) -> bool:
+        """Shows the calibrator a result; True where it has found something."""
+        if self.calibrator is None:
+            return False
+        self.calibrator.took(result, self._scale)
+        if (found := self.calibrator.found()) is None:
+            return False
+        self.factors = found
+        self.calibrated(result.picture)
+        return True
+
+    def calibrated(self, picture: int) -> None:
+        """Thresholds by layer are others from this picture on, and what they do was seen on some pictures."""
+        self._next = picture + self.every
+        self._errors.clear()
+        if self.disagreement is not None:
+            self.disagreement.forget()
+
+    def close(self) -> None:
+        """Ends what still calibrates."""
+        if self.calibrator is not None:
+            self.calibrator.close()
+
+    def spare(self, picture: int) -> None:
+        """A picture that was computed dense needs no check, nor does the one after: nothing can be far off yet."""
+        self._next = max(self._next, picture + SETTLED)
+        self.spared += 1
+
+    def heard(self, report: Report) -> None:
+        """Takes what a party says of a picture; any thread."""
+        if report.shares is not None:
+            self._whole[report.source, report.party] = min(report.shares, default=1.0) >= 1
+
+    def _is_dense(self, source: int) -> bool:
+        said = [whole for (number, _), whole in list(self._whole.items()) if number == source]
+        return self._incremental and bool(said) and all(said)
+
+    def moved(self, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+        """How far outputs are from dense ones, as a share of what is allowed: for `calibrate`."""
+        if self.disagreement is not None:
+            return self.disagreement.moved(found, wanted)
+        return difference(found, wanted)[1] / max(self.limit, 1e-9)
 
     def looked(self, picture: int) -> None:
         """A picture is checked: the next one of delta compute is so much later; more of the first ones."""

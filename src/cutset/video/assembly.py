@@ -30,14 +30,15 @@ from cutset.link.rendezvous import Rendezvous
 from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
-from cutset.video.accuracy import Accuracy
+from cutset.video.accuracy import CALIBRATED, Accuracy
 from cutset.video.delta.box_agreement import Detections, Disagreement
+from cutset.video.delta.calibrator import Calibrator
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.picture_inputs import PictureInputs
 from cutset.video.planning import check_promise, measured_planner, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
-from cutset.video.runtimes.choose import choose_runtime, stamped
+from cutset.video.runtimes.choose import choose_runtime, stamped, whole_network
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
 from cutset.video.sources.faults import no_log
 from cutset.video.sources.letterboxed import LetterboxedSource
@@ -164,6 +165,8 @@ def assemble(
             first, read[0] = _peek(read[0])
             label, exported = _exported(network, first, settings, log)
         runtime = choose_runtime(exported, settings.runtime, settings.tolerance, settings.threads, log)
+        if accuracy is not None and settings.delta_compute:
+            _measure_beside(accuracy, exported, runtime, settings.threads, log)
         found = Assembly(
             settings=settings,
             model=exported,
@@ -225,6 +228,19 @@ def _accuracy(settings: StreamSettings, options: Options, given: Given) -> Accur
     return Accuracy(
         limit, options.budget, options.levels, incremental=settings.delta_compute, disagreement=disagreement
     )
+
+
+def _measure_beside(
+    accuracy: Accuracy, model: NetworkModel, runtime: str, threads: int, log: Callable[[str], None]
+) -> None:
+    """Lets pictures be checked by the runtime that plans name, and thresholds be found for each layer."""
+    if runtime:
+        accuracy.dense = whole_network(model, runtime, threads)
+    if accuracy.limit:  # with a stage of its own, since it has its own thread
+        dense = whole_network(model, runtime, threads) if runtime else model.run
+        accuracy.calibrator = Calibrator(
+            model, dense, accuracy.moved, CALIBRATED, threads=threads, runtime=runtime, log=log
+        )
 
 
 def _measures(settings: StreamSettings, given: Given) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from cutset.cluster.launch import ray_connection
 from cutset.cluster.launch.party_needs import Needs
+from cutset.cluster.launch.ray_address import reachable
 from cutset.cluster.launch.ray_connection import RayConnection
 from cutset.cluster.launch.ray_pool import PoolOptions, open_pool
 from cutset.errors import LinkError
@@ -104,3 +105,15 @@ def test_whatever_ray_raises_is_one_line(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(RayConnection, "close", lambda self: None)
     with pytest.raises(LinkError, match="no local Ray cluster could be started: TimeoutError: in time"):
         RayConnection("local", nodes=1, cpus=1)
+
+
+def test_no_cluster_here_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(address: str) -> str:
+        raise ConnectionError("Could not find any running Ray instance. Please specify `--address`.")
+
+    services = SimpleNamespace(canonicalize_bootstrap_address=none)
+    for name, module in (("ray", SimpleNamespace()), ("ray._private", SimpleNamespace())):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "ray._private.services", services)
+    with pytest.raises(LinkError, match=r"no Ray cluster can be reached at auto \(none runs on this machine\): start"):
+        reachable("auto")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -227,6 +228,47 @@ def test_who_sends_at_once_overtakes_nothing_that_waits() -> None:
     assert [one.number for one in numbers if isinstance(one, Work)] == list(range(20))
     assert [type(one) for one in numbers] == [Work, More] * 20
     outbox.close()
+
+
+def test_native_code_sends_items_alone_while_messages_go_on() -> None:
+    link: Any = _Noting(100)
+    outbox, gone = Outbox(link, "test", lambda error: None), threading.Event()
+
+    def kinds() -> list[type]:
+        return [type(messages.decode(header)) for _, header, _ in link.sent]
+
+    def item(direct: bool) -> None:
+        frames = pieces(Work(1, 0, 0, 0, [], [2], 0.0), [np.zeros(2, np.uint8)])
+        outbox.data(frames, wait=False, done=lambda begin, end: gone.set(), direct=direct)
+
+    assert outbox.lend()
+    assert not outbox.lend()
+    assert not outbox.hold()
+    outbox.beat(Beat())
+    _until(lambda: kinds() == [Beat])
+    outbox.beat(Beat())  # that native code may send isn't that something waits
+    _until(lambda: kinds() == [Beat, Beat])
+    item(direct=True)
+    outbox.bulk(pieces(Work(1, 0, 0, 1, [], [2], 0.0), [np.zeros(2, np.uint8)]))
+    assert not gone.wait(0.05)
+    outbox.say(Beat())
+    _until(lambda: kinds() == [Beat] * 3)
+    outbox.take_back(sent=True)
+    assert gone.wait(5)
+    _until(lambda: kinds() == [Beat] * 3 + [Work] * 2)
+    _until(outbox.lend)
+    item(direct=False)
+    outbox.close()  # what is lent doesn't keep it open
+    assert outbox._thread.is_alive() is False
+    outbox.take_back(sent=False)
+    assert not outbox.lend()
+
+
+def _until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 # Links.

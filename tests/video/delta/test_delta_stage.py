@@ -17,7 +17,6 @@ from cutset.codec.changed import Changed
 from cutset.partition.graph import Graph
 from cutset.video.delta.compiling import DenseLayer
 from cutset.video.delta.delta_stage import DeltaStage
-from cutset.video.delta.dense_switch import FIRST_WAIT, DenseSwitch
 from cutset.video.delta.glance import Glance
 from cutset.video.delta.program import Program
 from cutset.video.imports.export import export
@@ -198,41 +197,6 @@ def test_results_are_the_callers_own(everything: Any) -> None:
     assert all(second[name].tobytes() == kept[name].tobytes() for name in kept)
 
 
-def test_a_scene_that_moves_turns_it_off_within_two_pictures_and_a_key_begins_again() -> None:
-    switch = DenseSwitch(1.0)
-    assert switch.choose(1.0, stale=True) == "key"
-    switch.took("key", 1.5, 1.0)
-    for _ in range(20):
-        assert switch.choose(0.01, stale=False) == "delta"
-        switch.took("delta", 0.2, 0.01)
-    seen = []
-    for _ in range(4):
-        seen.append(switch.choose(0.9, stale=False))
-        switch.took(seen[-1], 1.3 if seen[-1] == "delta" else 1.0, 0.9)
-    assert seen == ["delta", "delta", "dense", "dense"]
-    for _ in range(100):  # as long as it moves
-        assert switch.choose(0.8, stale=True) == "dense"
-        switch.took("dense", 1.0, 0.8)
-    calm = []
-    while not calm or calm[-1] == "dense":
-        calm.append(switch.choose(0.02, stale=True))
-        switch.took(calm[-1], 1.0, 0.02)
-    assert len(calm) <= FIRST_WAIT
-    assert calm[-1] == "key"
-
-
-def test_a_scene_that_is_never_calm_for_long_is_tried_ever_more_rarely() -> None:
-    switch, tries = DenseSwitch(1.0), 0
-    kinds = []
-    for _ in range(1000):
-        kind = switch.choose(0.5 if switch.on else 0.1, stale=not kinds or kinds[-1] == "dense")
-        kinds.append(kind)
-        tries += kind == "key"
-        switch.took(kind, 1.3, 0.5)
-    assert 2 <= tries <= 9
-    assert sum(kind != "dense" for kind in kinds) < 0.03 * len(kinds)
-
-
 def test_a_glance_says_how_much_changes_from_item_to_item() -> None:
     glance, rng = Glance(), np.random.default_rng(0)
     picture = rng.integers(20, 200, (1, 3, 64, 40), np.uint8)
@@ -293,25 +257,3 @@ def test_the_runtime_makes_one(everything: Any) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-4, atol=2e-5)
     assert made.scale == 0.5
     assert len(made.shares) == len(graph.nodes)
-
-
-def test_dense_is_timed_again_where_it_decides() -> None:
-    switch = DenseSwitch(4.0)
-    looks = 0
-    for _ in range(60):
-        assert switch.choose(0.3, stale=False) == "delta"
-        switch.took("delta", 1.5, 0.3)
-        if switch.wants_dense():
-            looks += 1
-            switch.took("dense", 1.0, 0.3)
-    assert not looks, "far from it"
-    slow = DenseSwitch(4.0)
-    kinds = []
-    for _ in range(60):
-        kinds.append(slow.choose(0.3, stale=False))
-        slow.took(kinds[-1], 3.5 if kinds[-1] == "delta" else 1.0, 0.3)
-        if slow.wants_dense():
-            looks += 1
-            slow.took("dense", 1.0, 0.3)
-    assert looks
-    assert kinds[-1] == "dense"

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
+from benchmarks.onnx_files import exported
 from cutset import Stream
 from cutset.video.check import range_error
 from cutset.video.delta.compiling import DenseLayer
@@ -21,7 +22,7 @@ from cutset.video.onnx_model import OnnxModel
 from cutset.video.runtimes import open_stage
 from video.delta.onnx_parts import PARTS
 from video.delta.test_delta_stage import pictures
-from video.exported import exported, page
+from video.exported import page
 from video.onnx_networks import Builder, detector, quantised, save
 
 

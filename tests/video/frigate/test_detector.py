@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from benchmarks.frigate_client import FrigateClient
 from cutset.cli import main
 from cutset.cli.stream_detector import serve_results
 from cutset.cluster.coordinator.switching import Options
@@ -23,7 +24,6 @@ from cutset.video.detection import HeadLimits, ResultDecoder, choose_decoder, fa
 from cutset.video.frigate.frigate_server import FrigateServer
 from cutset.video.torch_model import TorchModel
 from video.detection.spots import NAMES, SIDE, Spots, picture
-from video.frigate.client import FrigateClient
 
 SIZE = (64, 96)
 

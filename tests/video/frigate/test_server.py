@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import zmq
 
+from benchmarks.frigate_client import FrigateClient
 from cutset.errors import ConfigError, FrameError, LinkError
 from cutset.video.detection import Detections
 from cutset.video.frigate.frigate_server import MOST_WAITING, FrigateServer
 from cutset.video.frigate.protocol import answer, envelope, pixels_of, read_request
-from video.frigate.client import FrigateClient
 
 SIZE = (8, 12)
 NHWC = (1, 8, 12, 3)

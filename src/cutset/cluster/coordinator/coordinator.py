@@ -156,18 +156,27 @@ class Coordinator:
 
         self._events.put(take)
 
-    def allow(self, budget: Budget, levels: int, delta_scale: float | None = None) -> None:
+    def allow(
+        self,
+        budget: Budget,
+        levels: int,
+        delta_scale: float | None = None,
+        delta_factors: Mapping[str, float] | None = None,
+    ) -> None:
         """From now on activations may be off by the budget, and uint8 inputs by levels, wherever they are sent.
 
-        `delta_scale` is that of stages that compute what changed alone; None leaves it.
+        `delta_scale` is that of stages that compute what changed alone, `delta_factors` what single values' thresholds
+        are multiplied with; None leaves either.
         """
 
         def change() -> None:
             scale = self.options.delta_scale if delta_scale is None else delta_scale
-            self.options = replace(self.options, budget=budget, levels=levels, delta_scale=scale)
+            factors = self.options.delta_factors if delta_factors is None else delta_factors
+            self.options = replace(self.options, budget=budget, levels=levels, delta_scale=scale, delta_factors=factors)
             self._routes.allow(self.options)
+            said = None if delta_factors is None else dict(delta_factors)
             for remote in self.remotes.values():
-                remote.say(Allow(budget.threshold, budget.half, levels, scale))
+                remote.say(Allow(budget.threshold, budget.half, levels, scale, said))
 
         self._events.put(change)
 

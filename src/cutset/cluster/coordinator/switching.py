@@ -31,6 +31,7 @@ class Options:
     budget: Budget = field(default_factory=Budget)  # of activations
     levels: int = 0  # that uint8 inputs may be off by
     delta_scale: float | None = None  # stages compute what changed alone, with so many times their thresholds
+    delta_factors: Mapping[str, float] = field(default_factory=dict)  # of the thresholds of single values, by name
     deadline: float | None = None  # seconds after capture, when an item is dropped
     rate: float | None = None  # items a second of each source
     deadlines: tuple[float | None, ...] = ()  # of each source, in order, where it has one of its own
@@ -221,6 +222,7 @@ class Switch:
                     inputs=route.settings if i == 0 else b"",
                     delta_scale=options.delta_scale,
                     direct=route.direct,
+                    delta_factors=dict(options.delta_factors),
                 )
             )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -33,8 +34,9 @@ def reachable(where: str) -> str:
     if where == "auto":
         from ray._private.services import canonicalize_bootstrap_address
 
-        address = canonicalize_bootstrap_address("auto") or ""
-        if not address:
+        with contextlib.suppress(ConnectionError):
+            address = canonicalize_bootstrap_address("auto") or ""
+        if address in ("", where):
             raise LinkError(unreachable(where, ConnectionError("none runs on this machine")))
     host, _, port = address.rpartition(":")
     try:

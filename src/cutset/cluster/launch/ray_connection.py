@@ -130,8 +130,8 @@ class RayConnection:
     def _be_a_node(self, where: str) -> bool:
         """Ray lets a driver in by a node on its machine alone. Where there is none, this side joins as one without
         processors, on which nothing is placed. Whether nodes are at the loopback address."""
-        from ray._private import services
         from ray import _raylet
+        from ray._private import services
 
         raylet: Any = _raylet
         nodes = raylet.GcsClient(address=where).get_all_node_info(timeout=ASKING)

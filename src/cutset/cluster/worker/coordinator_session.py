@@ -26,10 +26,10 @@ from cutset.cluster.messages import (
 )
 from cutset.cluster.values import Bytes
 from cutset.cluster.wire import ArrivedItem, Assembler, Outbox
+from cutset.cluster.worker.awaited_item import AwaitedItem, Got, HopWaiter
 from cutset.cluster.worker.inputs_ahead import RestOfItem
 from cutset.cluster.worker.pipeline import Pipeline, RanItem
 from cutset.cluster.worker.preparation import Planned, Preparation
-from cutset.cluster.worker.ring_hop import AwaitedItem, Got, RingHop
 from cutset.cluster.worker.worker_settings import WorkerSettings
 from cutset.codec import KeyRequest
 from cutset.errors import FrameError, HandshakeError
@@ -51,13 +51,13 @@ class CoordinatorSession:
         settings: WorkerSettings,
         expect: Callable[[frozenset[bytes]], None],
         *,
-        rings: bool = False,
+        waits: bool = False,
     ) -> None:
-        """`rings`: `wait` will be called."""
+        """`waits`: `wait` will be called."""
         self.secret, self.name, self.link = secret, name, link
         self.heard = time.monotonic()
         self.over = ""  # why the session is over
-        self._settings, self._expect, self._rings = settings, expect, rings
+        self._settings, self._expect, self._waits = settings, expect, waits
         self.outbox = Outbox(link, f"{name}-back", lambda error: self.end(str(error)))
         self.say = self.outbox.say
         self._pipeline = Pipeline(name, settings.runtime, self.say, settings.speed)
@@ -146,7 +146,7 @@ class CoordinatorSession:
         if run.ahead is not None and link is self.link:
             values, rest = run.expect(arrival)
             if rest is None:
-                if run.native is not None and self._rings:
+                if run.native is not None and self._waits:
                     self._awaited[work.source, work.number] = AwaitedItem(run, work, values, time.monotonic())
                 else:
                     self._pipeline.prepare(run, work, values)
@@ -170,7 +170,7 @@ class CoordinatorSession:
             self.say(Lost(work.plan, work.source, work.number, "the next worker isn't connected"))
         return to
 
-    def wait(self, ring: RingHop, timeout: float) -> Got | bool:
+    def wait(self, hop: HopWaiter, timeout: float) -> Got | bool:
         """Waits for the rest of the item that is next, and does it by native code. A frame that came instead, and whose
         it is; or True, and the turn to listen may be another thread's. False where nothing is waited for so."""
         if not self._awaited or len(self._upstream) != 2 or not self._pipeline.hold():
@@ -183,7 +183,7 @@ class CoordinatorSession:
                 return False
             link = next(one for one in self._upstream if one is not self.link)
             to = planned.next.outbox if planned.next is not None else None
-            found = ring.wait(awaited, link, to, timeout)
+            found = hop.wait(awaited, link, to, timeout)
             if not isinstance(found, RanItem):
                 return found
             work = awaited.work

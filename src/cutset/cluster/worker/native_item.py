@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,6 +22,11 @@ from cutset.kernels import native
 from cutset.link.channel import Channel
 from cutset.link.frames import plan
 from cutset.link.interface import RingLink
+
+if TYPE_CHECKING:
+    from typing_extensions import CapsuleType
+
+    from cutset.link._ring import Sender
 
 __all__ = ["NativeItem", "front_of", "ready_item"]
 
@@ -67,6 +74,7 @@ class NativeItem:
         self.sent = 0.0  # when the next worker was sent what it made; 0: it wasn't
         self._to: Outbox | None = None
         self._send: Callable[[], float] | None = None
+        self._sender: Sender | None = None
 
     def is_of(self, work: Work) -> bool:
         """Whether a message is of this item."""
@@ -79,18 +87,36 @@ class NativeItem:
             return
         if isinstance(link, RingLink):
             if (sender := link.sending()) is not None:
-                self._to, self._send = to, partial(native.send_hidden, self.step, sender.end(), *self.front)
+                self._to, self._sender = to, sender
+                self._send = partial(native.send_hidden, self.step, sender.end(), *self.front)
         elif isinstance(link, Channel):
             self._to, self._send = to, partial(_send_frame, self.step, link, *self.front)
 
+    @contextlib.contextmanager
+    def lending(self) -> Iterator[CapsuleType | None]:
+        """The sending end of the ring in which native code may put what the item's step makes, while nothing else is
+        sent; None where there is none. `end` must be set within."""
+        to, sender = self._to, self._sender
+        if to is None or sender is None or not to.lend():
+            yield None
+            return
+        try:
+            yield sender.end()
+        finally:
+            to.take_back(sent=self.end is not None and self.end.sent_on > 0)
+
     def run(self, hidden: Bytes | None) -> None:
         """With the `nbytes` bytes of its hidden states; None at the first stage, whose step takes tokens."""
-        self.ran(native.run_step(self.step, self.linears, hidden))
+        front, clock = self.front or (None, 0)
+        with self.lending() as to:
+            self.end = native.run_step(self.step, self.linears, hidden, to=to, front=front, clock=clock)
+        self.ran(self.end)
 
     def ran(self, end: native.HopEnd) -> None:
-        """Its step ran, or failed. What it made is sent, where that can be done at once."""
-        self.end, to, send = end, self._to, self._send
-        if to is None or send is None or not end.ran or not to.hold():
+        """Its step ran, or failed. What it made is sent, where that can be done at once and native code didn't."""
+        self.end, self.sent = end, end.sent_on
+        to, send = self._to, self._send
+        if self.sent or to is None or send is None or not end.ran or not to.hold():
             return
         try:
             self.sent = send()
@@ -106,6 +132,7 @@ class NativeItem:
 
 def _send_frame(step: native.Step, link: Channel, front: bytes, clock: int) -> float:
     link.send_frame(native.frame_of(step, front, clock), timeout=0.0)
+    link.yield_to_sender()
     return time.monotonic()
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 from cutset.cluster.heartbeat import RoundTrips
 from cutset.cluster.messages import (
@@ -125,7 +126,8 @@ def dial(
             link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
         return link if pace is None else paced(link, pace)
 
-    handshake = settings.handshake.with_keys(dialling)
+    # It shows evidence to who asks for it, which who is dialled can't.
+    handshake = replace(settings.handshake.with_keys(dialling), prove=None, verify=settings.verify_next)
     about = encode(Introduction("worker", secret, name, MINOR))
     link, welcome, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
     try:

@@ -99,6 +99,8 @@ class PlanRun:
         if not self.last:
             self.sender.allow(Budget(said.threshold, said.half), said.levels)
         if self.incremental is not None and said.delta_scale is not None:
+            if said.delta_factors is not None:
+                self.incremental.factors = said.delta_factors
             self.incremental.scale = said.delta_scale
 
     @property

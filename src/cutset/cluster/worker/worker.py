@@ -21,7 +21,9 @@ from cutset.cluster.emulation import Speed
 from cutset.cluster.messages import HANDSHAKE, MINOR, Beat, Bye, Card, Introduction, Ping, check_minor
 from cutset.cluster.stage import Abilities, Runtime
 from cutset.cluster.wire import LIMITS, unpack
+from cutset.cluster.worker.awaited_item import HopWaiter
 from cutset.cluster.worker.coordinator_session import CoordinatorSession
+from cutset.cluster.worker.frame_hop import FrameHop
 from cutset.cluster.worker.freed import give_back
 from cutset.cluster.worker.listening import Turns
 from cutset.cluster.worker.ring_hop import RingHop
@@ -33,7 +35,8 @@ from cutset.link import Frame, Link, Listener, Timeouts, listen
 from cutset.link.interface import RingListener
 from cutset.link.joiner import Joiner
 from cutset.link.keys import key_allowed, listening_keys
-from cutset.link.peer import Hello, is_hello, peer_key, read_about, refusal
+from cutset.link.peer import Binding, Hello, is_hello, peer_key, read_about, refusal
+from cutset.link.router import ZmqListener
 
 __all__ = ["BEAT", "SILENCE", "Worker", "open_worker"]
 
@@ -66,10 +69,8 @@ class Worker:
         self._session: CoordinatorSession | None = None
         self._ending: CoordinatorSession | None = None  # whose threads haven't all ended yet
         self._beat = self._looked = 0.0
-        # Over shared memory native code takes the usual items.
-        rings = isinstance(listener, RingListener) and settings.speed == 1 and native.available()
-        self._ring = RingHop(listener) if isinstance(listener, RingListener) and rings else None
-        self._turns = Turns(lambda: 0.0 if self._ring is None else self._ring.since)
+        self._hop = _waiter(listener) if settings.speed == 1 and native.available() else None
+        self._turns = Turns(lambda: 0.0 if self._hop is None else self._hop.since)
         self._partner: threading.Thread | None = None
         self.handshake = settings.handshake.with_keys(settings.keys)
         self.card = Card(
@@ -125,7 +126,7 @@ class Worker:
         session, got = self._session, None
         if session is not None and session.reports:
             timeout = min(timeout, LOOK)
-        waited = session is not None and self._ring is not None and session.wait(self._ring, timeout)
+        waited = session is not None and self._hop is not None and session.wait(self._hop, timeout)
         if isinstance(waited, tuple):
             got = waited
         elif not waited:
@@ -219,8 +220,8 @@ class Worker:
         if session is not None:
             self._end()
         self._welcome(link, hello)
-        rings = self._ring is not None
-        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect, rings=rings)
+        waits = self._hop is not None
+        self._session = CoordinatorSession(who.session, who.name, link, self.settings, self._expect, waits=waits)
         self._log(f"session with {link.peer if len(link.peer) < 70 else 'a coordinator'}, as {who.name}")
 
     def _welcome(self, link: Link, hello: Hello) -> None:
@@ -241,6 +242,13 @@ class Worker:
     def _send(self, link: Link, header: bytes) -> None:
         with contextlib.suppress(CutsetError):  # it went away, or doesn't listen
             link.send(header, timeout=0.2)
+
+
+def _waiter(listener: Listener) -> HopWaiter | None:
+    """What takes the usual items of a hop and has native code run them."""
+    if isinstance(listener, RingListener):
+        return RingHop(listener)
+    return FrameHop(listener) if isinstance(listener, ZmqListener) else None
 
 
 def _nothing() -> None:
@@ -274,10 +282,13 @@ def open_worker(
     model: str = "",
     abilities: Abilities = NO_ABILITIES,
     speed: float = 1.0,
+    prove: Callable[[Binding], bytes] | None = None,
+    verify_next: Callable[[bytes, Binding], bool] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Worker:
     """A worker from addresses and files. It listens, or dials in at `join` until it is closed. `model`: the digest of
-    the one whose weights are here, if only that is served. Raises ConfigError or LinkError."""
+    the one whose weights are here, if only that is served. `prove` makes evidence for who asks, `verify_next` says
+    whether that of the next worker is enough; see Handshake. Raises ConfigError or LinkError."""
     if (address is None) == (join is None):
         raise ConfigError("a worker either listens or joins: name one address")
     keys, allowed = listening_keys(join or address or "", key, allow, "coordinators")
@@ -293,7 +304,8 @@ def open_worker(
         weights=weights,
         keys=keys,
         coordinators=allowed,
-        handshake=replace(HANDSHAKE, model=model),
+        handshake=replace(HANDSHAKE, model=model, prove=prove),
+        verify_next=verify_next,
         abilities=abilities,
         joined=join or "",
         speed=Speed(speed).factor,

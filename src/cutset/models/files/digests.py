@@ -18,7 +18,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,16 +31,41 @@ from cutset.files import appearing
 from cutset.models.families import read_json
 from cutset.models.files.checkpoint import Tensor
 
-__all__ = ["DIGESTS", "Observation", "digest", "digest_of_files", "observe", "remember", "remembered", "verify_digests"]
+__all__ = [
+    "DIGESTS",
+    "Observation",
+    "authenticated",
+    "digest",
+    "digest_of_files",
+    "observe",
+    "remember",
+    "remembered",
+    "verify_digests",
+]
 
 DIGESTS = "digests.json"
 SETTLED_NS = 2_000_000_000
 MOST_BYTES = 1 << 20
+_authenticated: set[Path] = set()
+
+
+@contextlib.contextmanager
+def authenticated(directory: Path) -> Iterator[None]:
+    """While this lasts, digests of the checkpoint in a directory aren't compared. Its files lie in memory that nobody
+    can change, every byte of them has just been authenticated, and they had the right digests when that was written."""
+    place = directory.resolve()
+    _authenticated.add(place)
+    try:
+        yield
+    finally:
+        _authenticated.discard(place)
 
 
 def verify_digests(directory: Path, tensors: Mapping[str, Tensor], threads: int, *, always: bool = False) -> None:
     """Compares every tensor with `digests.json`, unless the same files passed before (see `remembered`)
-    and `always` is false. Raises CheckpointError for the first that differs."""
+    and `always` is false, or they are `authenticated`. Raises CheckpointError for the first that differs."""
+    if directory.resolve() in _authenticated:
+        return
     files = {tensor.file for tensor in tensors.values()} | {directory / DIGESTS}
     try:
         seen = observe(sorted(files))

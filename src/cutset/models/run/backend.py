@@ -104,11 +104,15 @@ def build_executor(
     """
     spec, tensors = source.spec, source.tensors
     choice = choose(settings, stored_dtype(source))
+    if settings.data_oblivious and choice.backend != "native":
+        raise DeviceError(f"data_oblivious is for the native backend; {choice.backend} looks tokens up where they are")
     if choice.backend == "native":
         from cutset.models.run.native import NativeDecoder, thread_pool
 
         pool = thread_pool(choice.threads)
         decoder = NativeDecoder(spec, tensors, pool, dtype=choice.dtype, progress=progress, layers=layers)
+        if settings.data_oblivious:
+            decoder.be_data_oblivious()
         if not decoder.mapped:
             source.forget()
         return decoder, choice

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.errors import CheckpointError
+from cutset.errors import CheckpointError, DeviceError
 from cutset.kernels import native
 from cutset.models.files.adapter import LoraAdapter
 from cutset.models.files.channel_scales import fitted
@@ -75,6 +75,8 @@ class NativeDecoder:
     With `layers` it is a stage of that decoder, a StageExecutor, with the weights and the cache of these layers alone.
     Raises ConfigError where the decoder can't be cut there.
     """
+
+    data_oblivious = False  # see `be_data_oblivious`
 
     def __init__(
         self,
@@ -146,6 +148,13 @@ class NativeDecoder:
         # A table of few bits, which a tied head multiplies with, too.
         self.embedding_codes = embedding if isinstance(embedding, native.LinearGrouped) else None
         self.linears = linears or local_linears(self, tensors, dtype, progress)
+
+    def be_data_oblivious(self) -> None:
+        """Before anything runs: addresses that are read don't depend on tokens, and samplers should see to the same.
+        Raises DeviceError for a mixture of experts."""
+        if self.spec.moe is not None:
+            raise DeviceError("data_oblivious isn't for mixtures of experts: which of them are read tells of the text")
+        self.core.data_oblivious = self.data_oblivious = True
 
     def new_cache(self, blocks: int, block_size: int, states: int | None = None, kv_dtype: str = "auto") -> NativeCache:
         """Room for keys and values of `blocks` blocks and for states; `block_size` must be a multiple of 16."""

@@ -5,6 +5,13 @@ through the matrices in the same order, so those that are behind are served firs
 then on all come back for the same matrix at nearly the same time. Whoever was answered is waited for as long as the
 window; nobody is overtaken for longer than PATIENCE.
 
+Clients that decode and those with many rows a call have the machine by turns. A product of another client's rows leaves
+caches cold, here and at the client: where each call of one row is followed by a product of hundreds, the machine is
+shared fairly by time, and half of that time goes into filling caches again. So a client that comes back soon, with few
+rows (*steady*), goes on until it has used a quantum more than those with many rows, and rests until they are level with
+it; while it computes it is waited for (anticipatory scheduling), and that time is charged to it. The quantum grows with
+the number of those it waits for afterwards.
+
 All of that is among clients that used this machine for about as long as each other: whoever used it for SLICE longer
 than the one with least gets no more for now. A client that was just answered counts among them for HOLD in which it
 could have been heard, and while nothing is multiplied for its sake that time is charged to it, until it is level with
@@ -19,16 +26,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-__all__ = ["HOLD", "LEAST_ROWS", "PATIENCE", "SLICE", "Batcher", "Call"]
+__all__ = ["HOLD", "LEAST_ROWS", "PATIENCE", "SLICE", "Batcher", "Call", "quantum"]
 
 PATIENCE = 0.2  # seconds that a call may be overtaken by others: enough to catch up, once
 SLICE = 0.005  # seconds that one product takes, about, while several clients want some
 HOLD = 0.01  # seconds for which a client that is owed work is waited for
 ALONE_SLICES = 32  # at once, while nobody else wants anything
+MOST_SLICES = 4  # of a quantum
 LEAST_ROWS = 16  # that are never split
 LEAST_WAIT = 1e-6  # seconds
 MOST_OWED = 0.1  # seconds with which a newcomer may begin: what one link can cost in work that nobody else wanted
@@ -76,9 +84,42 @@ class _Client:
     next: tuple[int, bool] = (0, False)  # what it will want if it goes on
     held: bool = False
     busy: bool = False
+    steady: bool = False  # its last call came while it was waited for
+    many: bool = False  # rows, of the call that was taken last
     owed: float = 0.0  # seconds that one who left before this one came had used beyond what a newcomer begins with
     last: int | None = None  # the call that was taken last, all of it
     arrived: float = 0.0  # when it came
+
+    @property
+    def long(self) -> bool:
+        """What it waits for, or had last if it waits for nothing, keeps the machine for a while."""
+        return len(self.calls[0].x) > LEAST_ROWS if self.calls else self.busy or self.many
+
+    @property
+    def waits(self) -> bool:
+        return bool(self.calls) or self.busy
+
+
+def quantum(waiting: int) -> float:
+    """Seconds for which steady clients have the machine, then each of those `waiting` with many rows: the more there
+    are, the longer caches have to be worth filling, up to a round of PATIENCE."""
+    return SLICE * max(1.0, min((waiting + 3) / 2, MOST_SLICES, PATIENCE / (waiting * SLICE)))
+
+
+class _Turn(NamedTuple):
+    """Whose turn it is."""
+
+    most: float | None  # the longest that a client may have used this machine and get more now; None for any
+    steady: bool = False  # those with many rows rest
+    many: bool = False  # steady ones rest
+    length: float = 0.0  # seconds, the quantum that counts
+
+    def rests(self, client: _Client) -> bool:
+        return (self.steady and client.long) or (self.many and client.steady and not client.long)
+
+    def allows(self, client: _Client) -> bool:
+        within = self.most is None or client.used <= self.most
+        return not client.held and within and not self.rests(client)
 
 
 class Batcher:
@@ -96,6 +137,7 @@ class Batcher:
         self._owed: list[float] = []  # by clients that left, in ascending order
         self._now = 0.0  # as it was given last
         self._spent = 0.0  # seconds that this machine worked, in which nobody was heard
+        self._steady = False  # steady clients have the machine, until they are a quantum ahead
         self._idle: float | None = None  # since when nothing is multiplied, for clients that are owed work
 
     def __len__(self) -> int:
@@ -151,7 +193,8 @@ class Batcher:
             return False
         self._now = call.arrived
         self._settle(call.arrived)
-        if not self._contends(client, call.arrived):
+        client.steady = self._contends(client, call.arrived)
+        if not client.steady:
             self._forfeit(client)
         client.calls.append(call)
         return True
@@ -192,15 +235,15 @@ class Batcher:
 
     def may(self, client: Any, now: float) -> bool:
         """Whether it is a client's turn."""
-        return client in self._clients and self._eligible(self._clients[client], self._limit(now))
+        return client in self._clients and self._turn(now).allows(self._clients[client])
 
     def wait(self, now: float) -> float | None:
         """Seconds for which another call is worth waiting for: 0 to multiply now, None if nothing waits."""
         self._now = now
         self._settle(now)
-        most = self._limit(now)
+        turn = self._begin_turn(now)
         free = [client for client in self._clients.values() if not client.held]
-        heads = [client.calls[0] for client in free if client.calls and self._eligible(client, most)]
+        heads = [client.calls[0] for client in free if client.calls and turn.allows(client)]
         if not heads:
             if not any(client.calls for client in free):
                 return None
@@ -208,12 +251,13 @@ class Batcher:
             away = [c for c in free if not c.calls and not c.busy and self._contends(c, now)]
             ends = [c.answered + self._spent - c.spent + self._hold for c in away]
             owed = self._waited_for(now)  # until the first of them has had so much that somebody else may go on
-            ends += [now + (left - SLICE) * len(owed) for _, left in owed if left > SLICE]
+            near = 0.0 if turn.steady else SLICE
+            ends += [now + (left - near) * len(owed) for _, left in owed if left > near]
             return max(LEAST_WAIT, min([now + self._hold, *ends]) - now)
         last = [client.answered for client in free if not client.calls]
         if not last or len(heads) >= self.max_rows:
             return 0.0
-        meeting = self._meeting(now)
+        meeting = self._meeting(now, turn)
         if any(call.key != meeting for call in heads):
             return 0.0  # somebody has to catch up
         # Not beyond the window of the call that waits longest, however many come and go.
@@ -226,12 +270,12 @@ class Batcher:
         """The calls of the next product, with the rows that are taken of each: of one key, and together at most
         `max_rows` rows. A call is removed once all of its rows were taken."""
         self._settle(now)
-        most = self._limit(now)
-        heads = [c.calls[0] for c in self._clients.values() if c.calls and self._eligible(c, most)]
+        turn = self._begin_turn(now)
+        heads = [c.calls[0] for c in self._clients.values() if c.calls and turn.allows(c)]
         if not heads:
             return []
         oldest = min(heads, key=lambda call: call.arrived)
-        key, meeting = oldest.key, self._meeting(now)
+        key, meeting = oldest.key, self._meeting(now, turn)
         if now - oldest.arrived <= PATIENCE:
             behind = {call.key for call in heads} - {meeting}
             # Who has the fewest matrices to go joins soonest.
@@ -252,6 +296,7 @@ class Batcher:
             call.charged = call.count * self.cost(call.matrix) / self.speed
             client.used += call.charged
             self._spent += call.charged
+            client.many = len(call.x) > LEAST_ROWS
             client.next = (call.matrix + 1) % self.matrices, call.masked
             if call.finished:
                 client.last, client.arrived = call.number, call.arrived
@@ -275,9 +320,23 @@ class Batcher:
         least."""
         return min((c.used + SLICE for c in self._clients.values() if self._contends(c, now)), default=None)
 
-    @staticmethod
-    def _eligible(client: _Client, most: float | None) -> bool:
-        return not client.held and (most is None or client.used <= most)
+    def _turn(self, now: float) -> _Turn:
+        """Whose turn it is, if nobody's ends before."""
+        there = [c for c in self._clients.values() if self._contends(c, now)]
+        steady = [c.used for c in there if c.steady and not c.long]
+        many = [c.used for c in there if c.long and c.waits]
+        if not steady or not many:
+            return _Turn(self._limit(now))
+        length = quantum(len(many))
+        ahead = min(steady) - min(many)
+        mine = ahead < length if self._steady else ahead <= 0
+        turn = _Turn(None, mine, not mine, length)
+        return turn._replace(most=min(c.used for c in there if not turn.rests(c)) + SLICE)
+
+    def _begin_turn(self, now: float) -> _Turn:
+        turn = self._turn(now)
+        self._steady = turn.steady
+        return turn
 
     def _settle(self, now: float) -> None:
         """Charges the time in which nothing was multiplied to those for whom that was, until they are level: beyond
@@ -291,11 +350,14 @@ class Batcher:
 
     def _waited_for(self, since: float) -> list[tuple[_Client, float]]:
         """Those for whose sake calls of others wait, and seconds that each has used less than any of these."""
-        ahead = min((c.used for c in self._clients.values() if c.calls and not c.held), default=float("inf"))
+        turn = self._turn(since)
+        more = turn.length if turn.steady else 0.0  # until those go on who rest
+        waiting = [c for c in self._clients.values() if c.calls and not c.held]
+        ahead = min((c.used + (more if turn.rests(c) else 0.0) for c in waiting), default=float("inf"))
         return [
             (client, ahead - client.used)
             for client in self._clients.values()
-            if not client.calls and not client.busy and self._contends(client, since) and client.used < ahead
+            if not client.waits and not turn.rests(client) and self._contends(client, since) and client.used < ahead
         ]
 
     def _piece(self, matrix: int, now: float) -> int:
@@ -308,11 +370,11 @@ class Batcher:
         rows = int(self.speed * (SLICE * ALONE_SLICES if len(active) <= 1 else SLICE) / max(1, self.cost(matrix)))
         return min(self.max_rows, max(LEAST_ROWS, rows))
 
-    def _meeting(self, now: float) -> tuple[int, bool]:
+    def _meeting(self, now: float, turn: _Turn) -> tuple[int, bool]:
         """The key at which most clients are, or will be when they come back; the others have to catch up."""
         company: dict[tuple[int, bool], tuple[int, float]] = {}
         for client in self._clients.values():
-            if client.held:
+            if client.held or turn.rests(client):
                 continue
             since = client.calls[0].arrived if client.calls else client.answered
             if client.calls or now - since <= self.window:

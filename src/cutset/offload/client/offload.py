@@ -168,6 +168,8 @@ def open_offload(
         paced = PacedDecoder if settings.pad_steps else NativeDecoder
         decoder = paced(source.spec, source.tensors, pool, linears)
         linears.use_rings(decoder.core)
+        if settings.data_oblivious:
+            decoder.be_data_oblivious()
         source.forget()
         if isinstance(decoder, PacedDecoder):
             drafts = settings.speculate_tokens if settings.speculate != "off" else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cutset.config import Settings
 from cutset.errors import OffloadError
+from cutset.link.peer import Binding
 from cutset.models.run.native import thread_pool
 from cutset.offload.client.offload import Parties, caution, connected, makes_own_pads
 from cutset.offload.client.private_memory import keep_out
@@ -54,8 +55,14 @@ class PictureOffload:
         self.parties.close()
 
 
-def open_picture_offload(products: Sequence[NetworkProduct], settings: Settings, mode: Mode) -> PictureOffload:
-    """Connects and compares the networks.
+def open_picture_offload(
+    products: Sequence[NetworkProduct],
+    settings: Settings,
+    mode: Mode,
+    verify: Callable[[bytes, Binding], bool] | None = None,
+) -> PictureOffload:
+    """Connects and compares the networks. `verify`: the accelerator must show evidence, and it says whether that is
+    enough; see Handshake.
 
     Raises LinkError where nobody answers, OffloadError where the mode can't be kept, or nothing would be sent.
     """
@@ -68,6 +75,6 @@ def open_picture_offload(products: Sequence[NetworkProduct], settings: Settings,
         said = f"mode plain: whoever runs {settings.offload} sees every picture, and can change what comes of it"
         warnings.warn(said, stacklevel=2)
     weights = load_products(products, mode, pool, pack=makes_own_pads(settings, mode))
-    parties = connected(weights, settings, mode, BLOCK_PICTURES)
+    parties = connected(weights, settings, mode, BLOCK_PICTURES, verify)
     convolutions = OffloadConvolutions(parties.session, weights, mode, pool, parties.pads)
     return PictureOffload(mode, convolutions, parties, caution(mode, parties.session))

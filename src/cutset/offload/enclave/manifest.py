@@ -37,7 +37,7 @@ TEXT = """\
 # Enclave size:
 {sizes}
 
-loader.entrypoint = "file:{{{{ gramine.libos }}}}"
+loader.entrypoint.uri = "file:{{{{ gramine.libos }}}}"  # a table since Gramine 1.8
 loader.log_level = "error"
 loader.argv = {argv}
 {env}

@@ -33,7 +33,7 @@ __all__ = ["RayLines"]
 
 _T = TypeVar("_T")
 COLUMNS = ("line", "begin", "size", "first")  # of what actors get, see `RayLines._table`
-MOST_BLOCKS = 4096
+MOST_BLOCKS = 1 << 14
 AT_A_TIME = 16  # lines that go to an actor together
 
 
@@ -208,9 +208,10 @@ def _failure(why: str) -> dict[str, Any]:
 
 
 def _blocks(table: NDArray[np.int64], actors: int, at_a_time: int) -> list[Any]:
-    """Lines in small blocks: a slow actor holds up few of them at the end, and little is done again for one that dies.
-    They lie where the driver is, so no node that goes takes one along."""
+    """Lines in blocks, each of which an actor's answers come back with: small ones, so that a slow actor holds up few
+    lines at the end, and little is done again for one that dies. They lie where the driver is, so no node that goes
+    takes one along."""
     import pyarrow as pa
 
-    count = min(max(actors, -(-len(table) // (4 * at_a_time))), MOST_BLOCKS, len(table))
+    count = min(max(actors, -(-len(table) // at_a_time)), MOST_BLOCKS, len(table))
     return [pa.table(dict(zip(COLUMNS, part.T, strict=True))) for part in np.array_split(table, count)]

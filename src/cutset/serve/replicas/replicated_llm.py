@@ -34,7 +34,7 @@ from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 
 __all__ = ["ALONE", "ReplicatedLLM", "cache_of_each", "check_replicated"]
 
-ALONE = ("offload", "mode", "pads_from", "stages_listen")
+ALONE = ("offload", "mode", "pads_from", "stages_listen", "data_oblivious")
 
 
 def check_replicated(settings: Settings) -> None:

@@ -18,6 +18,7 @@ from cutset.errors import ConfigError
 __all__ = [
     "EvidencePolicy",
     "IntelRules",
+    "NvidiaRules",
     "ServerRules",
     "SgxRules",
     "SimulatorRules",
@@ -144,6 +145,17 @@ class SnpRules(_Rules, kw_only=True, frozen=True):
     smt: bool = False
 
 
+class NvidiaRules(_Rules, kw_only=True, frozen=True):
+    """Of GPUs, beside a quote. `roots`: SHA-256 of the roots' DER. `measurements`: for each index that is looked at,
+    the values that are allowed. `least`: how many GPUs there must be."""
+
+    roots: Texts = []
+    drivers: Allowed = []
+    vbios: Allowed = []
+    measurements: dict[Annotated[str, msgspec.Meta(pattern=r"\A[1-9][0-9]{0,2}\Z")], Texts] | Literal["any"] = {}
+    least: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+
 class SimulatorRules(_Rules, kw_only=True, frozen=True):
     """`accept` has to say what such evidence is."""
 
@@ -161,6 +173,7 @@ class EvidencePolicy(_Rules, kw_only=True, frozen=True):
     tdx: TdxRules | None = None
     snp: SnpRules | None = None
     simulator: SimulatorRules | None = None
+    nvidia: NvidiaRules | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -186,13 +199,17 @@ def load_policy(path: Path) -> EvidencePolicy:
 
 def _check(policy: EvidencePolicy) -> None:
     tables = [getattr(policy, kind) for kind in policy.kinds]
-    for table in (policy.server, policy.tls, *tables):
+    devices = [] if policy.nvidia is None else [policy.nvidia]
+    for table in (policy.server, policy.tls, *tables, *devices):
         for name in table.__struct_fields__:
             size = SIZES.get(name) or (name == "measurement" and (32 if table is policy.simulator else 48))
             if size:
                 _check_hex(name, getattr(table, name), int(size))
     if not tables:
         raise ConfigError("it accepts no kind of evidence: give it a table [sgx], [tdx], [snp] or [simulator]")
+    if policy.nvidia is not None and isinstance(policy.nvidia.measurements, dict):
+        for index, values in policy.nvidia.measurements.items():
+            _check_hex(f"measurement {index}", values, 48)
     for rules in (policy.sgx, policy.tdx):
         if rules is None:
             continue

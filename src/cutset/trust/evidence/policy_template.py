@@ -73,6 +73,17 @@ accept = "{NOT_CONFIDENTIAL}"     # for rehearsals: such evidence proves nothing
 measurement = []
 """,
 }
+DEVICES = {
+    "nvidia": """
+[nvidia]                        # GPUs, beside the quote of the program that asks them
+roots = []                      # SHA-256 of the root's DER
+drivers = []                    # as 550.90.07
+vbios = []                      # as 96.00.9F.00.01
+least = 1
+# What isn't said here isn't looked at; 1 = ["..."] is the first measurement's list of values.
+measurements = {}
+""",
+}
 TEMPLATE_KINDS = tuple(TABLES)
 
 
@@ -83,4 +94,4 @@ def policy_template(kinds: Sequence[str], manifests: Sequence[str] = (), version
         return "[" + ", ".join(f'"{value}"' for value in values) + "]"
 
     head = HEAD.format(manifests=listed(manifests), versions=listed(versions))
-    return head + "".join(TABLES[kind] for kind in kinds)
+    return head + "".join((TABLES | DEVICES)[kind] for kind in kinds)

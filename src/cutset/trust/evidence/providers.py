@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cutset.errors import ConfigError, EvidenceError
+from cutset.trust.evidence.device_reports import DeviceProvider
 from cutset.trust.evidence.layouts import MOST_QUOTE, report_data, trimmed
 from cutset.trust.evidence.simulated_quote import SimulatedEnclave
 from cutset.trust.evidence.statement import REPORT_DATA_BYTES
@@ -33,10 +34,12 @@ BUSY = (errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.EWOULDBLOCK)
 
 
 class Provider(Protocol):
-    """Makes quotes. `kind` is one of EVIDENCE_KINDS; `confidential`: whether the quote means anything."""
+    """Makes quotes. `kind` is one of EVIDENCE_KINDS; `confidential`: whether the quote means anything. `devices`: what
+    asks this machine's devices, which vouch beside it."""
 
     kind: str
     confidential: bool
+    devices: DeviceProvider | None
 
     def quote(self, data: bytes) -> bytes:
         """A quote that carries these 64 bytes. Any thread may ask. Raises ConfigError where none can be had."""
@@ -46,6 +49,7 @@ class GramineProvider:
     """SGX: Gramine's pseudo-files. There is one set for the process, so one thread at a time uses it."""
 
     kind, confidential = "sgx", True
+    devices: DeviceProvider | None = None
 
     def __init__(self, root: Path = GRAMINE) -> None:
         self._root, self._lock = root, threading.Lock()
@@ -70,6 +74,7 @@ class TsmProvider:
     """TDX and SEV-SNP: an entry of its own in configfs for each quote, whose `generation` shows other writers."""
 
     confidential = True
+    devices: DeviceProvider | None = None
 
     def __init__(self, kind: str, root: Path = TSM) -> None:
         self.kind, self._root = kind, root
@@ -108,6 +113,7 @@ class SimulatorProvider:
     """For rehearsals: quotes signed with a key of this process, which say NOT CONFIDENTIAL and prove nothing."""
 
     kind, confidential = "simulator", False
+    devices: DeviceProvider | None = None
 
     def __init__(self, measured: bytes = b"cutset") -> None:
         self._enclave = SimulatedEnclave(measured)

@@ -20,7 +20,8 @@ class Statement:
 
     channel: one of CHANNELS. key: of whoever shows the evidence: a certificate's SubjectPublicKeyInfo (DER), a CURVE
     public key, or the key (X25519) that what is released is encrypted to. manifest: the digest of what it has loaded
-    (32 bytes). mode and version: as it states them. nonce: the asker's, 32 bytes.
+    (32 bytes). mode and version: as it states them. nonce: the asker's, 32 bytes. devices: the digest of its devices'
+    reports, where it shows such.
     """
 
     channel: str
@@ -29,6 +30,7 @@ class Statement:
     mode: str
     version: str
     nonce: bytes
+    devices: bytes = b""
 
     @property
     def report_data(self) -> bytes:
@@ -41,6 +43,7 @@ class Statement:
             self.mode.encode(),
             self.version.encode(),
             self.nonce,
+            *([self.devices] if self.devices else []),
         )
         return hashlib.sha512(sequence(*fields)).digest()
 

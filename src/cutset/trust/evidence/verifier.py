@@ -6,12 +6,14 @@ import hashlib
 import hmac
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cutset.errors import CutsetError, EvidenceError
+from cutset.errors import CutsetError, EvidenceError, printable
 from cutset.trust.audit import AuditLog
-from cutset.trust.evidence.document import EvidenceDocument, read_document
+from cutset.trust.evidence.device_reports import device_nonce
+from cutset.trust.evidence.document import read_document
 from cutset.trust.evidence.intel_quotes import verify_intel
+from cutset.trust.evidence.nvidia_reports import VerifiedGpu, verify_gpus
 from cutset.trust.evidence.policy import EvidencePolicy, SimulatorRules, allows
 from cutset.trust.evidence.served_files import manifest_digest
 from cutset.trust.evidence.simulated_quote import read_simulated
@@ -24,13 +26,15 @@ __all__ = ["CheckedEvidence", "Verifier"]
 
 @dataclass(frozen=True, slots=True)
 class CheckedEvidence:
-    """Evidence that was enough. `key`: the SHA-256 of the channel's key, `manifest`: of its files, hexadecimal."""
+    """Evidence that was enough. `key`: the SHA-256 of the channel's key, `manifest`: of its files, hexadecimal. `gpus`:
+    those that vouch for themselves, where the policy asks."""
 
     quote: VerifiedQuote
     key: str
     manifest: str
     mode: str
     version: str
+    gpus: tuple[VerifiedGpu, ...] = ()
 
     @property
     def confidential(self) -> bool:
@@ -62,12 +66,25 @@ class Verifier:
                 self._audit.write("refused", peer=peer, channel=channel, key=_digest(key), reason=str(error))
             raise
 
+    def check_quote(self, kind: str, quote: bytes, data: bytes, peer: str = "") -> VerifiedQuote:
+        """A quote alone, of these 64 bytes of report data: it has no document, so the policy's [server] says nothing
+        of it. Raises as `check` does."""
+        try:
+            found = self._quote(kind, quote)
+            if not hmac.compare_digest(found.report_data, data):
+                raise EvidenceError("its quote is bound to another key")
+            return found
+        except CutsetError as error:
+            if self._audit is not None:
+                self._audit.write("refused", peer=peer, channel="receipt", reason=str(error))
+            raise
+
     def _check(self, data: bytes, channel: str, key: bytes, nonce: bytes) -> CheckedEvidence:
         assert len(nonce) == NONCE_BYTES
         document = read_document(data)
-        quote = self._quote(document)
-        wanted = document.statement(channel, key, nonce).report_data
-        if not hmac.compare_digest(quote.report_data, wanted):
+        quote = self._quote(document.kind, document.quote)
+        wanted = document.statement(channel, key, nonce)
+        if not hmac.compare_digest(quote.report_data, wanted.report_data):
             raise EvidenceError(
                 "its quote is bound to something else: another key (somebody ends the connection in between), another "
                 "question, or other files than it says"
@@ -82,12 +99,16 @@ class Verifier:
                 raise EvidenceError(f"its {what} {value!r} isn't one that the policy allows")
         if channel == "tls" and (pinned := self.policy.tls.keys) and _digest(key) not in pinned:
             raise EvidenceError(f"its key {_digest(key)} isn't one that the policy allows")
-        return CheckedEvidence(quote, _digest(key), manifest, document.mode, document.version)
+        gpus: list[VerifiedGpu] = []
+        if self.policy.nvidia is not None:
+            asked = device_nonce(replace(wanted, devices=b"").report_data)
+            gpus = verify_gpus(document.reports, asked, self.policy.nvidia, self._clock())
+        return CheckedEvidence(quote, _digest(key), manifest, document.mode, document.version, tuple(gpus))
 
-    def _quote(self, document: EvidenceDocument) -> VerifiedQuote:
+    def _quote(self, kind: str, quote: bytes) -> VerifiedQuote:
         """The quote, verified by the rules for its kind."""
-        policy, quote = self.policy, document.quote
-        match document.kind:
+        policy = self.policy
+        match kind:
             case "sgx" if policy.sgx is not None:
                 return verify_intel(quote, policy.sgx, self._clock(), self._intel_root)
             case "tdx" if policy.tdx is not None:
@@ -96,9 +117,8 @@ class Verifier:
                 return verify_snp(quote, policy.snp, self._clock())
             case "simulator" if policy.simulator is not None:
                 return _simulated(quote, policy.simulator)
-        raise EvidenceError(
-            f"its evidence is of kind {document.kind}, and the policy accepts only {' and '.join(policy.kinds)}"
-        )
+        name, accepted = printable(kind, lines=False)[:40], " and ".join(policy.kinds)
+        raise EvidenceError(f"its evidence is of kind {name}, and the policy accepts only {accepted}")
 
 
 def _simulated(quote: bytes, rules: SimulatorRules) -> VerifiedQuote:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cutset.errors import CheckpointError, DeviceError
+from cutset.models.files.digests import authenticated
 from cutset.trust.sealing.sealed_format import CHUNK, TAG, ModelKey, SealedManifest, read_manifest
 
 __all__ = ["opened_model"]
@@ -44,7 +45,8 @@ def opened_model(directory: Path, key: ModelKey, threads: int = 1) -> Iterator[P
                 (root / name).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 # Through this process's own table: another one that follows the link finds nothing.
                 (root / name).symlink_to(f"/proc/self/fd/{descriptors[-1]}")
-        yield root
+        with authenticated(root):  # every byte, by its tag; and `seal_model` compared digests
+            yield root
     finally:
         shutil.rmtree(place, ignore_errors=True)
         for descriptor in descriptors:

@@ -11,6 +11,8 @@ import msgspec
 
 from cutset.errors import ConfigError, ModelError
 from cutset.files import appearing
+from cutset.models.files.digests import DIGESTS
+from cutset.models.files.source import open_source
 from cutset.models.files.writer import new_directory
 from cutset.trust.evidence.served_files import model_paths
 from cutset.trust.sealing.sealed_format import CHUNK, MANIFEST, ModelKey, SealedManifest
@@ -18,13 +20,19 @@ from cutset.trust.sealing.sealed_format import CHUNK, MANIFEST, ModelKey, Sealed
 __all__ = ["seal_model", "write_model_key"]
 
 
-def seal_model(model: Path, target: Path) -> ModelKey:
+def seal_model(model: Path, target: Path, line: str = "", generation: int = 0) -> ModelKey:
     """Encrypts all files of a model (a directory, or a GGUF file) into the new directory `target`, under a new key that
-    is returned and written nowhere. Raises ModelError for a target that holds something, and for what can't be read."""
+    is returned and written nowhere; `line` and `generation` as ModelKey has them.
+
+    Raises ModelError for a target that holds something, for what can't be read, and for an integer checkpoint whose
+    digests are wrong: they aren't compared again when it is opened.
+    """
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+    key = ModelKey(secrets.token_hex(32), secrets.token_bytes(32), line, generation)
     paths = model_paths(model)
-    key = ModelKey(secrets.token_hex(32), secrets.token_bytes(32))
+    if (model / DIGESTS).is_file():
+        open_source(model, "always")
     stem = re.sub(r"[^A-Za-z0-9._-]", "_", os.path.basename(os.path.realpath(model)))[:100].lstrip("._-") or "model"
     try:
         sizes = [path.stat().st_size for path, _ in paths]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -17,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from cutset.errors import CheckpointError, ConfigError
-from cutset.link.keys import read_pair
+from cutset.link.keys import read_key_file
 from cutset.reading import read_bytes, read_struct
 from cutset.trust.evidence.statement import sequence
 
@@ -26,6 +27,8 @@ __all__ = ["CHUNK", "MANIFEST", "TAG", "ModelKey", "SealedManifest", "is_sealed"
 CHUNK, TAG = 1 << 20, 16
 MANIFEST = "sealed.json"
 MOST_MANIFEST = 1 << 20
+LINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_GENERATION = 2**53
 FIRST_LINE = "# The key of a sealed model: whoever has it reads the weights."
 LABELS = {"file": b"cutset sealed file 1", "manifest": b"cutset sealed manifest 1", "chunk": b"cutset sealed chunk 1"}
 Digits = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
@@ -65,10 +68,20 @@ class SealedManifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
 
 
 class ModelKey:
-    """32 bytes for one seal."""
+    """32 bytes for one seal. `line`: what is sealed again and again under this name, with a higher `generation` each
+    time, of which a key server releases the highest alone; "": none."""
 
-    def __init__(self, seal: str, secret: bytes) -> None:
-        self.seal, self._secret = seal, secret
+    def __init__(self, seal: str, secret: bytes, line: str = "", generation: int = 0) -> None:
+        """Raises ConfigError for a line that is none, or a generation that isn't one."""
+        if (
+            (line and not LINE.fullmatch(line))
+            or not 0 <= generation <= MOST_GENERATION
+            or bool(line) != bool(generation)
+        ):
+            raise ConfigError(
+                "a line is a name of letters, digits, '.', '_' and '-', and has a generation of 1 or more: give both"
+            )
+        self.seal, self._secret, self.line, self.generation = seal, secret, line, generation
 
     @property
     def secret(self) -> bytes:
@@ -77,7 +90,8 @@ class ModelKey:
 
     def text(self) -> str:
         """What a file of it holds, in the form of link keys; the seal's id is no secret."""
-        return f"{FIRST_LINE}\npublic {self.seal}\nsecret {self._secret.hex()}\n"
+        more = f"line {self.line}\ngeneration {self.generation}\n" if self.line else ""
+        return f"{FIRST_LINE}\npublic {self.seal}\nsecret {self._secret.hex()}\n{more}"
 
     def of_file(self, file: int) -> bytes:
         """The key of one file, 32 bytes."""
@@ -102,8 +116,14 @@ def is_sealed(path: Path) -> bool:
 
 def load_model_key(path: Path) -> ModelKey:
     """The key in a file. Raises ConfigError, also where others can read it."""
-    seal, secret = read_pair(path, "`cutset trust seal`")
-    return ModelKey(seal.hex(), secret)
+    words = read_key_file(path, "`cutset trust seal`")
+    count = words.get("generation", "0")
+    if not count.isascii() or not count.isdecimal() or len(count) > len(str(MOST_GENERATION)):
+        raise ConfigError(f"{path}: its generation isn't a number")
+    try:
+        return ModelKey(words["public"].lower(), bytes.fromhex(words["secret"]), words.get("line", ""), int(count))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def read_manifest(directory: Path) -> SealedManifest:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BoxAgreement", "Boxes", "Detections", "Disagreement", "matched"]
+__all__ = ["BoxAgreement", "Boxes", "Detections", "Disagreement", "matched", "score_moved"]
 
 # What a network's outputs, by their names, say is in a picture.
 Detections = Callable[[Mapping[str, NDArray[Any]]], "Boxes"]
@@ -18,6 +18,7 @@ Boxes = NDArray[np.floating]  # (n, 6): left, top, right, bottom, score, number 
 
 IOU = 0.5  # intersection over union, at least
 SCORE = 0.05  # that scores may differ by
+MISSED = 2.0  # times SCORE: what a box without a pair is taken to have moved by
 RECENT = 16  # pictures with boxes, over which agreement is pooled while it is watched
 
 
@@ -26,22 +27,39 @@ def matched(found: Boxes, truth: Boxes) -> int:
 
     The pair that overlaps most is taken first; then the next of what is left.
     """
+    return len(_pairs(found, truth, SCORE))
+
+
+def score_moved(found: Boxes, truth: Boxes) -> float:
+    """The root of the mean square of what scores moved by, as a share of what they may; 0 without boxes.
+
+    Pairs are those of `matched` whatever their scores. A box without a pair counts as one that moved by MISSED times
+    as much as it may.
+    """
+    pairs = _pairs(found, truth, np.inf)
+    moves = [(float(found[i, 4]) - float(truth[j, 4])) / SCORE for i, j in pairs]
+    moves += [MISSED] * (max(len(found), len(truth)) - len(pairs))
+    return float(np.sqrt(np.mean(np.square(moves)))) if moves else 0.0
+
+
+def _pairs(found: Boxes, truth: Boxes, apart: float) -> list[tuple[int, int]]:
+    """Numbers of boxes that belong together; scores may be so far apart."""
     if not len(found) or not len(truth):
-        return 0
+        return []
     a, b = np.asarray(found, np.float64), np.asarray(truth, np.float64)
     sides = np.minimum(a[:, None, 2:4], b[None, :, 2:4]) - np.maximum(a[:, None, :2], b[None, :, :2])
     both = np.prod(np.maximum(sides, 0), axis=2)
     areas = [np.prod(np.maximum(boxes[:, 2:4] - boxes[:, :2], 0), axis=1) for boxes in (a, b)]
     union = areas[0][:, None] + areas[1][None, :] - both
     overlap = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
-    fits = (overlap >= IOU) & (a[:, None, 5] == b[None, :, 5]) & (np.abs(a[:, None, 4] - b[None, :, 4]) <= SCORE)
+    fits = (overlap >= IOU) & (a[:, None, 5] == b[None, :, 5]) & (np.abs(a[:, None, 4] - b[None, :, 4]) <= apart)
     overlap[~fits] = -1
-    count = 0
+    pairs = []
     while overlap.size and overlap.max() >= 0:
         i, j = np.unravel_index(int(overlap.argmax()), overlap.shape)
         overlap[i, :] = overlap[:, j] = -1
-        count += 1
-    return count
+        pairs.append((int(i), int(j)))
+    return pairs
 
 
 @dataclass
@@ -83,6 +101,10 @@ class Disagreement:
             self._recent.append((matched(ours, truth), len(ours) + len(truth)))
         both = sum(boxes for _, boxes in self._recent)
         return 1 - 2 * sum(pairs for pairs, _ in self._recent) / both if both else 0.0
+
+    def moved(self, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]]) -> float:
+        """What scores moved by, as a share of what they may: `score_moved`."""
+        return score_moved(self._detections(found), self._detections(wanted))
 
     @property
     def boxes(self) -> float:

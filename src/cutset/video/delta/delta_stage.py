@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 import timeit
 from collections import deque
@@ -18,20 +19,23 @@ from cutset.partition.graph import Graph
 from cutset.video.delta.dense_switch import DenseSwitch
 from cutset.video.delta.glance import Glance
 from cutset.video.delta.program import HeldState, PictureWork, Program
+from cutset.video.delta.shifting import Motion, Shift
 from cutset.video.delta.sparse_layers import Mask
 
 __all__ = ["DeltaStage", "check_incremental"]
 
-ABANDON = 1.25  # times dense: a picture that would take longer is computed dense at once
+ABANDON = 1.25  # times dense: a second picture that would take longer is computed dense at once
 EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
 RECENT = 64  # pictures of which the work is kept
+RUNS = 3  # of dense, until its time is known
 
 
 class DeltaStage:
     """Computes by positions on our own kernels (`program`), or has `dense` compute, a stage of the same nodes.
 
     `scale` times the thresholds (2 of 255 levels of pixels, 2 % of each layer's range) is what stays as it is held; 0:
-    every bit is followed. With `always`, dense is never used. Not for several threads at once, but for `scale`.
+    every bit is followed. `factors` times those of single values. With `always`, dense is never used. Not for several
+    threads at once, but for `scale` and `factors`.
     """
 
     def __init__(
@@ -46,15 +50,23 @@ class DeltaStage:
         dense_seconds: float = 1e9,
         always: bool = False,
         runtime: str = "",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`weights` and `runtime` as of `Program`. Raises GraphError, DeviceError."""
+        """`weights` and `runtime` as of `Program`; `clock` gives the seconds by which dense is chosen.
+
+        Raises GraphError, DeviceError.
+        """
         self.program = Program(graph, nodes, weights, threads, runtime)
         self.dense, self.scale = dense, scale
+        self.factors: Mapping[str, float] = self.program.factors
         self.recent: deque[PictureWork] = deque(maxlen=RECENT)
-        self._always, self._dense_seconds = always, dense_seconds
+        self._always, self._dense_seconds, self._clock = always, dense_seconds, clock
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
         self._glances: dict[int, Glance] = {}
+        self._motions: dict[int, Motion] = {}
+        self.shifted = 0  # pictures for which what is held was moved
+        self._changed_share = 0.0  # of the last picture's input
 
     @classmethod
     def timed(
@@ -67,13 +79,16 @@ class DeltaStage:
         threads: int,
         scale: float,
         runtime: str = "",
+        clock: Callable[[], float] = time.perf_counter,
     ) -> DeltaStage:
-        """One that knows how long `dense` takes: that ran on zeros twice."""
+        """One that knows how long `dense` takes: that ran on zeros a few times."""
         zeros = {name: empty(graph.values[name]) for name in dense.inputs}
         for array in zeros.values():
             array[...] = 0
-        seconds = min(timeit.repeat(lambda: dense.run(0, zeros), number=1, repeat=2))
-        return cls(graph, nodes, weights, dense, threads=threads, scale=scale, dense_seconds=seconds, runtime=runtime)
+        dense.run(0, zeros)
+        seconds = statistics.median(timeit.repeat(lambda: dense.run(0, zeros), timer=clock, number=1, repeat=RUNS))
+        more = {"threads": threads, "scale": scale, "runtime": runtime}
+        return cls(graph, nodes, weights, dense, dense_seconds=seconds, clock=clock, **more)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -107,53 +122,98 @@ class DeltaStage:
         changed: Mapping[str, Changed] | None = None,
     ) -> dict[str, Array]:
         """As `cutset.cluster.stage` asks of a stage. `changed`: what of its inputs the decoder replaced since then."""
-        begin = time.perf_counter()
+        begin = self._clock()
+        made = self._run(source, values, observe, changed, begin)
+        if not self._always:
+            dense = not self.recent[-1].tried
+            self._switches[source].paid(self._clock() - begin, self._changed_share, dense=dense)
+        return made
+
+    def charge(self, source: int, seconds: float) -> None:
+        """Counts what delta compute's last picture cost elsewhere: one that was computed dense to check it."""
+        self._switches[source].charged(seconds)
+
+    def _run(
+        self,
+        source: int,
+        values: Mapping[str, Array],
+        observe: Callable[[float], None] | None,
+        changed: Mapping[str, Changed] | None,
+        begin: float,
+    ) -> dict[str, Array]:
         state = self._states.get(source)
         if state is None:
             state = self._states[source] = self.program.state()
             self._switches[source] = DenseSwitch(self._dense_seconds)
+        if self.factors is not self.program.factors:
+            self._adopt(self.factors)
         switch, scale = self._switches[source], self.scale
         if scale < state.scale:  # what is held may be off by more than is allowed now, where nothing changes any more
             state.stale = True
         state.scale = scale
         glance = self._glances.setdefault(source, Glance())
         masks: dict[str, Mask | None] = {}
+        shift: Shift | None = None
         if switch.on or self._always:
             glance.forget()
-            masks = self.program.take(state, values, changed, scale)
+            shift = self._moved(source, state, values)
+            masks = self.program.take(state, values, None if shift else changed, scale)
             share = _share(masks)
         else:  # all of what is held is to be replaced, should it begin again
             share = glance.share(values, self.program.thresholds(state, scale))
-        kind = "delta" if self._always else switch.choose(share, state.stale)
+        self._changed_share = share
+        kind = ("key" if state.stale else "delta") if self._always else switch.choose(share, state.stale)
         if not self.program.sparse_flops and not self._always:
             kind = "dense"  # nothing can be left out
         work = None
+        if kind != "delta":  # what is held is of an earlier picture, or is about to be
+            state.stale = True
         if kind != "dense" and state.stale:
             masks = self.program.take(state, values)  # a key has what came, not what was near enough
         if kind != "dense":
-            limit = switch.dense_seconds
-            expected = 0.0
+            limit, expected = switch.dense_seconds, 0.0
 
             def go_on(spent: float, rest: float) -> bool:
                 nonlocal expected
                 expected = spent + rest
                 return not (spent < EARLY * limit and expected > ABANDON * limit)
 
-            watched = go_on if kind == "delta" and not state.stale and not self._always else None
-            work = self.program.update(state, masks, scale, go_on=watched)
-            seconds = time.perf_counter() - begin
-            switch.took("delta" if watched else "key", max(seconds, expected) if work.abandoned else seconds, share)
+            # One slow picture is carried through, however long it takes, as the first of each group in videos is: else
+            # what is held is lost, and the next picture would have to be computed whole.
+            watched = go_on if kind == "delta" and switch.doubts and not self._always else None
+            work = self.program.update(state, masks, scale, go_on=watched, shift=shift)
+            seconds = self._clock() - begin
+            switch.took(kind, max(seconds, expected) if work.abandoned else seconds, share)
         if work is None or work.abandoned:
-            return self._whole(source, values, observe, switch, share)
+            return self._whole(source, values, observe, switch, share, tried=work is not None)
         self.recent.append(work)
         if not self._always and switch.wants_dense():
-            start = time.perf_counter()
+            start = self._clock()
             self.dense.run(source, values)
-            switch.took("dense", time.perf_counter() - start, share)
+            switch.took("dense", self._clock() - start, share)
         if observe is not None:
             for i in self.program.nodes:
                 observe(work.seconds.get(i, 0.0))
         return self.program.results(state)
+
+    def _adopt(self, factors: Mapping[str, float]) -> None:
+        """Takes other factors; where one is smaller, what is held may be off by more than is allowed now."""
+        before, self.program.factors = self.program.factors, factors
+        if any(factors.get(name, 1.0) < before.get(name, 1.0) for name in {*factors, *before}):
+            for state in self._states.values():
+                state.stale = True
+
+    def _moved(self, source: int, state: HeldState, values: Mapping[str, Array]) -> Shift | None:
+        """Moves what is held along with the picture, where that moved and it pays."""
+        if not self.program.strides:
+            return None
+        motion = self._motions.setdefault(source, Motion())
+        [name] = self.program.inputs
+        if state.stale:
+            motion.forget()
+        found = self.program.shift(state, *motion.since(values[name]))
+        self.shifted += found is not None
+        return found
 
     def _whole(
         self,
@@ -162,11 +222,13 @@ class DeltaStage:
         observe: Callable[[float], None] | None,
         switch: DenseSwitch,
         share: float,
+        *,
+        tried: bool,
     ) -> dict[str, Array]:
-        start = time.perf_counter()
+        start = self._clock()
         made = self.dense.run(source, values, observe)
-        switch.took("dense", time.perf_counter() - start, share)
-        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0), dense=True))
+        switch.took("dense", self._clock() - start, share)
+        self.recent.append(PictureWork(dict.fromkeys(self.program.nodes, 1.0), dense=True, tried=tried))
         return made
 
     def dense_pictures(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from cutset.codec.changed import Changed
 from cutset.kernels import native
 from cutset.partition.graph import Graph
 from cutset.video.delta.compiling import DenseLayer, compile_layers
+from cutset.video.delta.shifting import Shift, apart, moved
 from cutset.video.delta.sparse_layers import Mask, SparseLayer, Writing
 from cutset.video.runtimes import open_stage
 
 __all__ = ["LEVELS", "SHARE", "HeldState", "PictureWork", "Program"]
 
 LEVELS = 2.0  # of 255 that pixels may be off by, times the scale: more lets fewer, but larger steps through
+WORTH = 0.25  # of what all layers cost, which must be those of maps that move along, or nothing is moved
 SHARE = 0.02  # of a layer's range that its output may be off by, times the scale
 
 
@@ -50,6 +52,7 @@ class PictureWork:
     seconds: dict[int, float] = field(default_factory=dict)
     abandoned: bool = False
     dense: bool = False  # by the runtime's own stage
+    tried: bool = True  # by our own layers, though it may have been abandoned
 
     def share(self, flops: Mapping[int, int]) -> float:
         """Of all operations."""
@@ -73,6 +76,7 @@ class Program:
         self.compiled = compile_layers(graph, self.nodes, arrays)
         self.pool = native.Pool(threads)
         self.flops = {i: graph.nodes[i].flops for i in self.nodes}
+        self.factors: Mapping[str, float] = {}  # of the thresholds of inputs and of what layers make; none: 1
         self._dense = {
             layer.nodes[0]: open_stage(graph, layer.nodes, weights, runtime, threads=threads)
             for layer in self.compiled.layers
@@ -84,17 +88,38 @@ class Program:
                 made = self.compiled.maps[layer.made][:2]
                 for name in layer.reads:
                     self._borders[name] = max(self._borders[name], layer.border(self.compiled.maps[name][:2], made))
+        self.strides = apart(self.compiled.layers, self.inputs, self.compiled.maps)
 
     @property
     def sparse_flops(self) -> int:
         """Operations of the layers that are computed by positions."""
         return sum(layer.flops for layer in self.compiled.layers if isinstance(layer, SparseLayer))
 
+    def shift(self, state: HeldState, down: int, across: int) -> Shift | None:
+        """Moves what is held by so many pixels of the input, where that saves enough; None where it doesn't."""
+        if state.stale or not (down or across) or not self.strides:
+            return None
+        found = moved(self.strides, down, across, self.compiled.layers)
+        costs = zip(self.compiled.layers, state.costs, strict=True)
+        kept = sum(cost for layer, cost in costs if isinstance(layer, SparseLayer) and layer.made in found.by)
+        if kept < WORTH * sum(state.costs):
+            return None
+        found.apply(state.maps)
+        return found
+
     def state(self) -> HeldState:
         """Of a source that has shown nothing yet."""
         return HeldState(
             {name: native.SparseMap(*shape, self._borders[name]) for name, shape in self.compiled.maps.items()}
         )
+
+    def copied(self, state: HeldState) -> HeldState:
+        """A state of its own that holds the same."""
+        found = self.state()
+        for name, one in state.maps.items():
+            found.maps[name].values[...] = one.values
+        tensors = {name: array.copy() for name, array in state.tensors.items()}
+        return replace(state, maps=found.maps, tensors=tensors, ranges=dict(state.ranges), costs=list(state.costs))
 
     def take(
         self,
@@ -132,7 +157,7 @@ class Program:
     def _threshold(self, state: HeldState, name: str, scale: float) -> float:
         """What an input's elements may be off by."""
         picture = self.graph.values[name].dtype == "uint8"
-        return scale * (LEVELS if picture else SHARE * state.ranges.get(name, 0.0))
+        return scale * self.factors.get(name, 1.0) * (LEVELS if picture else SHARE * state.ranges.get(name, 0.0))
 
     def thresholds(self, state: HeldState, scale: float) -> dict[str, float]:
         """The same of every input; 0 where every bit counts."""
@@ -145,11 +170,13 @@ class Program:
         scale: float = 0.0,
         *,
         go_on: Callable[[float, float], bool] | None = None,
+        shift: Shift | None = None,
     ) -> PictureWork:
         """Brings the state up to inputs that were taken and changed at `masks`; those of a stale state all did.
 
         `scale` times SHARE of a layer's range is its threshold; 0 leaves nothing out. `go_on` is asked after each
-        layer, with the seconds so far and those to come at its share; False leaves a stale state and ends.
+        layer, with the seconds so far and those to come at its share; False leaves a stale state and ends. `shift` was
+        applied to the maps before the inputs were taken.
         """
         key, work, begin = state.stale, PictureWork(), time.perf_counter()
         state.stale = True  # until all of it is done
@@ -162,7 +189,7 @@ class Program:
             if isinstance(layer, DenseLayer):
                 share = self._whole(layer, state, masks, threshold, key)
             else:
-                share = self._some(layer, state, masks, threshold, key)
+                share = self._some(layer, state, masks, threshold, key, shift)
             for i in layer.nodes:  # of which one may be several layers
                 work.shares[i] = max(share, work.shares.get(i, 0.0))
                 work.seconds.setdefault(i, 0.0)
@@ -187,17 +214,25 @@ class Program:
         return found
 
     def _some(
-        self, layer: SparseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
+        self,
+        layer: SparseLayer,
+        state: HeldState,
+        masks: dict[str, Mask | None],
+        threshold: float,
+        key: bool,
+        shift: Shift | None,
     ) -> float:
         """Computes a layer by positions; their share."""
         size = self.compiled.maps[layer.made][:2]
         places = math.prod(size)
         positions = np.arange(places) if key else layer.positions([masks[name] for name in layer.reads], size)
+        if shift is not None and not key:
+            positions = np.union1d(positions, shift.also(layer, self.compiled.maps))
         masks[layer.made] = None
         if not len(positions):
             return 0.0
         changed = np.zeros(size, np.uint8)
-        limit = threshold * state.ranges.get(layer.made, 0.0) if layer.held_back else 0.0
+        limit = self._limit(state, layer.made, threshold) if layer.held_back else 0.0
         replaced = layer.compute(state.maps, Writing(state.maps[layer.made], positions, changed, limit, self.pool))
         if key or replaced:
             masks[layer.made] = self._all(state, layer.made) if key else changed
@@ -218,7 +253,7 @@ class Program:
         for name, array in stage.run(0, reads).items():
             if name in state.maps:
                 mask = np.zeros(self.compiled.maps[name][:2], np.uint8)
-                limit = threshold * state.ranges.get(name, 0.0)
+                limit = self._limit(state, name, threshold)
                 count = state.maps[name].take(np.ascontiguousarray(array[0]), mask, limit, None, self.pool)
                 masks[name] = self._all(state, name) if key else mask if count else None
                 continue
@@ -226,6 +261,10 @@ class Program:
             state.tensors[name] = array
             masks[name] = None if same else np.ones((1, 1), np.uint8)
         return 1.0
+
+    def _limit(self, state: HeldState, name: str, threshold: float) -> float:
+        """What elements of a value that is made here may be off by."""
+        return threshold * self.factors.get(name, 1.0) * state.ranges.get(name, 0.0)
 
     def _given(self, state: HeldState, held: str, name: str) -> Array:
         """What is held, as parties keep the graph's value of that name; a view where it can be one."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from cutset.cluster.stage import Stage
-from cutset.cluster.values import Array, readable
+from cutset.cluster.values import Array, copied, readable
 from cutset.errors import ConfigError, CutsetError
 from cutset.partition.plan import Plan
 from cutset.partition.timing import quickest
@@ -17,7 +17,7 @@ from cutset.video.profile.setup import torch_threads
 from cutset.video.runtimes import FUSED, RUNTIMES, installed, open_stage, reference_of
 from cutset.video.runtimes.checked import pictures
 
-__all__ = ["choose_runtime", "named", "stamped"]
+__all__ = ["choose_runtime", "named", "stamped", "whole_network"]
 
 ROUNDS = 3
 
@@ -53,6 +53,22 @@ def choose_runtime(
                 "more, or take --runtime auto"
             )
     return word
+
+
+def whole_network(model: NetworkModel, runtime: str, threads: int) -> Callable[[Array], dict[str, Array]]:
+    """What computes the whole network's outputs of a picture by a runtime as plans name it."""
+    stages: list[Stage] = []
+
+    def run(picture: Array) -> dict[str, Array]:
+        with torch_threads(threads, model.graph):
+            if not stages:
+                nodes = range(len(model.graph.nodes))
+                stages.append(open_stage(model.graph, nodes, model.tensors, runtime, threads=threads))
+            given = {model.input.name: copied(picture.reshape(model.input.shape), model.input)}
+            made = given | stages[0].run(0, given)
+        return {name: readable(made[name], model.graph.values[name]) for name in model.graph.outputs}
+
+    return run
 
 
 def _quickest(model: NetworkModel, tolerance: float, threads: int, log: Callable[[str], None]) -> str:
