@@ -187,6 +187,7 @@ def test_what_shows_more_or_would_be_ignored_is_refused_by_name(
     [
         (["alexnet", "--private", "ipc:///nobody"], "cutset stream quantize"),
         (["alexnet", "--mode", "masked"], "needs --private ADDRESS"),
+        (["alexnet", "--private", "nobody"], "--private must be one of shm://NAME"),
         (["alexnet", "--pads-mib", "4"], "--pads-mib belongs to --private"),
     ],
 )

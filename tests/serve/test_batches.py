@@ -308,6 +308,21 @@ def test_uploads_are_bounded_and_forms_are_read_strictly(begin: Begin, tmp_path:
         assert not list((tmp_path / "kept" / "files").iterdir())
 
 
+def test_what_has_gone_and_what_no_form_has_are_said_so(begin: Begin, tmp_path: Path) -> None:
+    with begin(tmp_path / "kept") as server:
+        name = server.upload([request("a")])
+        (tmp_path / "kept" / "files" / f"{name}.data").unlink()
+        assert httpx.get(f"{server.url}/v1/files/{name}/content").json()["error"]["code"] == "file_not_found"
+        asked = {"input_file_id": name, "endpoint": "/v1/completions", "completion_window": "24h"}
+        failed = server.wait(httpx.post(f"{server.url}/v1/batches", json=asked).json()["id"])
+        assert (failed.status, failed.errors.data[0].code) == ("failed", "batch_failed")
+        assert str(tmp_path) not in failed.errors.data[0].message
+        assert httpx.delete(f"{server.url}/v1/files/{name}").status_code == 200
+        headers = {"content-type": f"multipart/form-data; boundary={'y' * 5000}"}
+        assert "no form" in httpx.post(f"{server.url}/v1/files", content=b"x", headers=headers).text
+        assert httpx.get(f"{server.url}/v1/files?limit={'0' * 9 + '1' * 6000}").status_code == 400
+
+
 def test_a_page_that_was_let_in_may_upload(begin: Begin, tmp_path: Path) -> None:
     with begin(tmp_path / "kept", origins=("https://chat.example",)) as server:
         form = {"files": {"file": ("a", b"x")}, "data": {"purpose": "batch"}}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 
 ollama = pytest.importorskip("ollama")
 
+from cutset.serve.embeddings import encoded_vectors
 from tests.serve.conftest import Running
 
 TEXTS = ["Once upon a time", "The fox", "ü", "A queen " * 40]
@@ -33,6 +36,32 @@ def test_floats_and_base64_are_the_same_vectors(server: Running) -> None:
     np.testing.assert_allclose(np.linalg.norm(vectors(plain), axis=1), 1, rtol=1e-5)
     raw = httpx.post(f"{server.url}/v1/embeddings", json={"input": "The fox", "encoding_format": "base64"}).json()
     assert base64.b64decode(raw["data"][0]["embedding"]) == vectors(plain)[1].tobytes()
+
+
+def test_others_get_a_turn_between_many_short_texts(server: Running) -> None:
+    """Thousands of them, and the vectors that come of them, would hold up everybody for a second."""
+    service, turns = server.service, 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def turns_while(work: Callable[[], Awaitable[Any]]) -> int:
+        task, before = asyncio.create_task(others()), turns
+        await work()
+        task.cancel()
+        return turns - before
+
+    async def encode() -> None:
+        for text in TEXTS * 10:
+            await service.encode_to_embed(text, special=True, truncate=None)
+            await service.encode(text)
+
+    assert asyncio.run(turns_while(encode)) >= 80
+    many = np.ones((50, 8), np.float32)
+    assert asyncio.run(turns_while(lambda: encoded_vectors(many))) >= 50
 
 
 def test_texts_and_ids_alone_and_together(server: Running) -> None:

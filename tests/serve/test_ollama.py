@@ -386,3 +386,13 @@ def test_an_error_in_a_stream_is_its_last_line() -> None:
     lines = translated(delta(content="On"), {"error": {"message": "the engine failed"}})
     assert lines[-1] == {"error": "the engine failed"}
     assert lines[0]["message"]["content"] == "On"
+
+
+def test_too_large_is_said_as_ollama_says_it(server: Running) -> None:
+    """Also of a request that becomes too large by the ids that its calls get."""
+    limit = server.service.limits.body_bytes
+    calls = [{"function": {"name": "f"}}] * (limit // 60)
+    for messages in ([{"role": "user", "content": "x" * limit}], [{"role": "assistant", "tool_calls": calls}]):
+        answer = httpx.post(f"{server.url}/api/chat", json={"model": "tale", "messages": messages}, timeout=60)
+        assert answer.status_code == 413
+        assert isinstance(answer.json()["error"], str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -185,3 +186,18 @@ def test_complex_inputs_are_refused() -> None:
 def test_a_stage_makes_nothing_out_of_nothing(name: str) -> None:
     with pytest.raises(GraphError, match="operator"):
         resolve(f"aten.{name}")
+
+
+def test_torchs_own_account_isnt_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    """For pictures that are too small for a pool, say, it logs a traceback before it raises."""
+    heard, logger = list[logging.LogRecord](), logging.getLogger("torch._subclasses.fake_tensor")
+    handler = logging.Handler()
+    handler.emit = heard.append
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(GraphError, match="Output size is too small"):
+            export(Returns(lambda m, x: nn.functional.max_pool2d(x, 9)), picture())
+    finally:
+        logger.removeHandler(handler)
+    assert not heard
+    assert "Traceback" not in capfd.readouterr().err

@@ -77,7 +77,10 @@ def run_private(args: argparse.Namespace, log: Callable[[str], None]) -> int:
     from cutset.private_pictures import PrivateNetwork
 
     more = {"offload": args.private, "mode": mode if mode in MODES else None, "key": settings.key}
-    own = settings_with(args, **more, threads=settings.threads)
+    try:
+        own = settings_with(args, **more, threads=settings.threads)
+    except ConfigError as error:  # by the name of the flag that was given
+        raise ConfigError(str(error).replace("--offload", "--private")) from None
     if args.private is None and not own.mode:
         own = settings_with(args, **more | {"mode": "local"}, threads=settings.threads)
     watch = SourceWatch(log)

@@ -63,6 +63,11 @@ class Answer:
             ended = {"finish_reason": delta.finish_reason, "stop_reason": delta.stop_reason}
             self._choices[number] = {"index": number} | ended
 
+    @property
+    def scores(self) -> int:
+        """Tokens whose log-probabilities take long to write; 0 where `whole` is of the event loop alone."""
+        return 0
+
     def whole(self, counted: Usage) -> bytes:
         """The answer, after every choice has ended."""
         choices = []
@@ -164,6 +169,11 @@ class CompletionAnswer(Answer):
     def chunk(self, number: int, delta: Delta, with_usage: bool) -> bytes:
         """One piece of a choice as an event; b"" for a piece that shows nothing."""
         return super().chunk(number, self._without_answer(delta), with_usage)
+
+    @property
+    def scores(self) -> int:
+        """Tokens of prompts and choices whose log-probabilities the whole answer has."""
+        return sum(map(len, self._logprobs.values())) + sum(map(len, self._scores.values()))
 
     def _content(self, number: int, text: str) -> dict[str, Any]:
         echo = self.report.echo(number)

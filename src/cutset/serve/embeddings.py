@@ -23,7 +23,7 @@ from cutset.serve.replies import send_json, until_gone
 from cutset.serve.request_limits import BACKGROUND
 from cutset.serve.service import Service
 
-__all__ = ["Embeddings", "OllamaEmbed", "OllamaEmbeddings"]
+__all__ = ["Embeddings", "OllamaEmbed", "OllamaEmbeddings", "encoded_vectors"]
 
 MOST_INPUTS = 2048  # of one request, as OpenAI has it
 
@@ -162,10 +162,8 @@ class Embeddings(_Embedding):
             return
         vectors, tokens = found
         in_base64 = request.encoding_format == "base64"
-        data = [
-            {"object": "embedding", "index": index, "embedding": _base64(vector) if in_base64 else vector.tolist()}
-            for index, vector in enumerate(vectors)
-        ]
+        shown = [_base64(one) for one in vectors] if in_base64 else await encoded_vectors(vectors)
+        data = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(shown)]
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         await send_json(send, {"object": "list", "data": data, "model": model, "usage": usage})
 
@@ -183,7 +181,7 @@ class OllamaEmbed(_Embedding):
         request, vectors, tokens = asked
         content = {
             "model": request.model,
-            "embeddings": vectors.tolist(),
+            "embeddings": await encoded_vectors(vectors),
             "total_duration": time.perf_counter_ns() - started,
             "load_duration": 0,
             "prompt_eval_count": tokens,
@@ -228,6 +226,15 @@ def _inputs(given: str | list[str | int | list[int]]) -> list[Prompt]:
     if numbers:
         raise invalid("input mixes token ids with others: give a text, texts, ids or lists of ids", "input")
     return [one for one in given if not isinstance(one, int)]
+
+
+async def encoded_vectors(vectors: NDArray[np.float32]) -> list[msgspec.Raw]:
+    """Vectors (inputs, dimensions) as JSON. Thousands of them take a second, so others get a turn between them."""
+    found = []
+    for vector in vectors:
+        await asyncio.sleep(0)
+        found.append(msgspec.Raw(msgspec.json.encode(vector.tolist())))
+    return found
 
 
 def _base64(vector: NDArray[np.float32]) -> str:

@@ -141,7 +141,7 @@ class _Endpoint(ABC):
             for prompt, delta in pieces:
                 answer.add(prompt * n + delta.index, delta)
         await self._attach(answer, receipt)
-        body = answer.whole(generation.usage)
+        body = await self.service.in_turn(16 * answer.scores, partial(answer.whole, generation.usage))
         size = (b"content-length", str(len(body)).encode())
         headers = self._headers(answer, (b"content-type", b"application/json"), size)
         await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,7 +132,12 @@ class _Translated:
     async def _ask(
         self, app: ASGIApp, fields: dict[str, Any], lines: Lines, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        await app(scope, replayed(msgspec.json.encode(fields), receive), lines.to(send))
+        body, most = msgspec.json.encode(fields), self.service.limits.body_bytes
+        if len(body) > most:  # ids of calls are added to it
+            raise ApiError(
+                413, f"the request has more than {most} bytes with the ids that its calls get: make it smaller"
+            )
+        await app(scope, replayed(body, receive), lines.to(send))
 
 
 class OllamaChat(_Translated):
@@ -250,7 +256,8 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Raises ApiError for pictures.
     """
-    found, calls, waiting = [], 0, list[str]()
+    found, calls, waiting = [], 0, deque[str]()  # ids of calls, of which some may have their results
+    without = Counter[str]()  # of calls without results, by their ids
     for index, message in enumerate(messages):
         kept = {name: value for name, value in message.items() if value not in (None, [])}
         if kept.pop("images", None):
@@ -265,6 +272,7 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     raise invalid(f"messages[{index}].tool_calls must be objects with a function", "messages")
                 given = call.get("id")
                 waiting.append(given if isinstance(given, str) and given else f"call_{calls}")
+                without[waiting[-1]] += 1
                 calls += 1
                 arguments = function.get("arguments", {})
                 text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
@@ -273,10 +281,12 @@ def openai_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if kept.get("role") == "tool":
             if (name := kept.pop("tool_name", None)) is not None:
                 kept["name"] = name
-            if kept.get("tool_call_id") in waiting:
-                waiting.remove(kept["tool_call_id"])
-            elif "tool_call_id" not in kept and waiting:
-                kept["tool_call_id"] = waiting.pop(0)
+            while waiting and not without[waiting[0]]:
+                waiting.popleft()
+            if "tool_call_id" not in kept and waiting:
+                kept["tool_call_id"] = waiting.popleft()
+            if isinstance(answered := kept.get("tool_call_id"), str) and without[answered]:
+                without[answered] -= 1
         kept.setdefault("content", "")
         found.append(kept)
     return found

@@ -78,7 +78,7 @@ async def read_body(scope: Scope, receive: Receive, send: Send, limits: RequestL
     try:
         async with asyncio.timeout(limits.body_s):
             if int(headers.get(b"content-length", b"0")) > limits.body_bytes:
-                await _refuse(receive, send, limits)
+                await _refuse(scope, receive, send, limits)
                 return None
             while True:
                 message = await receive()
@@ -87,7 +87,7 @@ async def read_body(scope: Scope, receive: Receive, send: Send, limits: RequestL
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limits.body_bytes:
-                    await _refuse(receive, send, limits)
+                    await _refuse(scope, receive, send, limits)
                     return None
                 if not message.get("more_body"):
                     return b"".join(parts)
@@ -98,10 +98,10 @@ async def read_body(scope: Scope, receive: Receive, send: Send, limits: RequestL
 CLOSE = {"connection": "close", "x-should-retry": "false"}
 
 
-async def _refuse(receive: Receive, send: Send, limits: RequestLimits) -> None:
+async def _refuse(scope: Scope, receive: Receive, send: Send, limits: RequestLimits) -> None:
     """Answers, then reads on for a while: a connection that is closed while its client still sends loses the answer."""
     error = ApiError(413, f"the request's body is larger than {limits.body_bytes} bytes, the most that is read")
-    body = error.body()
+    body = error.body(scope["path"])
     headers = CLOSE | {"content-type": "application/json", "content-length": str(len(body))}
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": encoded})

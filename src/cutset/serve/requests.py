@@ -5,8 +5,10 @@ What would change the answer and isn't served is refused; what wouldn't is ignor
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +22,7 @@ from cutset.serve.tool_fields import ToolUse, read_tools
 __all__ = ["MOST_PROMPTS", "ChatRequest", "CompletionRequest", "StreamOptions", "decode_fields", "parse"]
 
 MOST_PROMPTS = 128  # of one request
+MOST_MESSAGES = 10_000  # of one conversation
 _Request = TypeVar("_Request", bound="_Common")
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -180,6 +183,8 @@ class ChatRequest(_Common):
     def check(self) -> None:
         """Raises ApiError for fields that contradict each other, or that are not supported."""
         super().check()
+        if len(self.messages) > MOST_MESSAGES:
+            raise invalid(f"messages has {len(self.messages)} entries: give at most {MOST_MESSAGES}", "messages")
         if self.add_special_tokens:
             raise invalid("add_special_tokens isn't supported: the chat template writes them", "add_special_tokens")
         if self.continue_final_message and self.add_generation_prompt:
@@ -237,11 +242,12 @@ def parse(body: bytes, kind: type[_Request]) -> _Request:
 def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str, Any]], dict[str, Any]]) -> _Struct:
     """A body as `kind`, by those of its fields that are `kept`. Raises ApiError that names what is wrong."""
     try:
-        fields = msgspec.json.decode(body, type=dict[str, Any])
-        options = fields.get("stream_options")
-        if isinstance(options, dict):
-            fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
-        return msgspec.convert(kept(fields), kind)
+        with _uncollected():
+            fields = msgspec.json.decode(body, type=dict[str, Any])
+            options = fields.get("stream_options")
+            if isinstance(options, dict):
+                fields["stream_options"] = {name: value for name, value in options.items() if value is not None}
+            return msgspec.convert(kept(fields), kind)
     except msgspec.ValidationError as error:
         text = str(error)
         found = re.search(r"field `([^`]*)`", text), re.search(r"`\$\.?([^`]*)`$", text)
@@ -251,6 +257,19 @@ def decode_fields(body: bytes, kind: type[_Struct], kept: Callable[[Mapping[str,
         raise invalid("the body is nested too deeply: make it flatter", code="invalid_json") from None
     except ValueError as error:  # malformed JSON, wrong UTF-8
         raise invalid(f"the body isn't valid JSON: {_short(str(error))}", code="invalid_json") from None
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """JSON becomes hundreds of thousands of objects, none of them garbage: the collector, which looks at all of them
+    again and again, takes ten times as long as the reading, and everybody waits for that."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _short(text: str) -> str:

@@ -238,6 +238,7 @@ class Service:
     async def in_turn(self, size: int, work: Callable[[], _Found]) -> _Found:
         """Here and now if it is soon done, or else in the thread for long texts."""
         if size <= BRIEF:
+            await asyncio.sleep(0)  # a request may have thousands of short texts: others get a turn between them
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._tokenising, work)
 

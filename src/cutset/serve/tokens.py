@@ -71,12 +71,14 @@ class Tokenize:
                 text, _ = await service.render(parse(msgspec.json.encode(chat), ChatRequest))
                 found = await service.encode(text, special=bool(request.add_special_tokens))
         ids = found.tolist()
-        tokenizer = service.llm.tokenizer
+        tokenizer, strings = service.llm.tokenizer, None
+        if request.return_token_strs:
+            strings = await service.in_turn(8 * len(ids), lambda: [tokenizer.token(one) for one in ids])
         content = {
             "count": len(ids),
             "max_model_len": service.llm.max_model_len,
             "tokens": ids,
-            "token_strs": [tokenizer.token(one) for one in ids] if request.return_token_strs else None,
+            "token_strs": strings,
         }
         await send_json(send, content)
 

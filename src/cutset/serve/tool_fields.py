@@ -138,6 +138,8 @@ def _allowed(allowed: Any, tools: list[OfferedTool]) -> tuple[Choice, list[Offer
     names = allowed.get("tools") if isinstance(allowed, dict) else None
     if mode not in ("auto", "required") or not isinstance(names, list) or not names:
         raise invalid('tool_choice.allowed_tools must have a mode, "auto" or "required", and tools', "tool_choice")
+    if len(names) > MOST_TOOLS:
+        raise invalid(f"tool_choice.allowed_tools has {len(names)} tools: give at most {MOST_TOOLS}", "tool_choice")
     found = []
     for one in names:
         function = one.get("function") if isinstance(one, dict) else None

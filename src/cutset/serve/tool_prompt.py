@@ -76,14 +76,24 @@ def _call(call: Any) -> str:
 def _joined(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Results of several calls as one message: many templates want user and assistant to take turns."""
     joined: list[dict[str, Any]] = []
+    results: list[str] = []  # of the last message, as far as they have come
     for message in messages:
-        result = message.get("role") == "user" and str(message.get("content")).startswith("<tool_response>")
-        before = joined[-1] if joined else {}
-        if result and before.get("role") == "user" and str(before.get("content")).startswith("<tool_response>"):
-            before["content"] = f"{before['content']}\n{message['content']}"
+        if message.get("role") == "user" and str(message.get("content")).startswith("<tool_response>"):
+            results.append(message["content"])
+            if len(results) > 1:
+                continue
         else:
-            joined.append(message)
+            _write(results, joined)
+        joined.append(message)
+    _write(results, joined)
     return joined
+
+
+def _write(results: list[str], joined: list[dict[str, Any]]) -> None:
+    """Once for all of them: to add one after the other would take a time that grows with their square."""
+    if results:
+        joined[-1]["content"] = "\n".join(results)
+        results.clear()
 
 
 def _text(content: Any) -> str:

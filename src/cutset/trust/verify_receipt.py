@@ -363,10 +363,7 @@ def _shown(row: list[Any], size: int, root: bytes) -> dict[int, Any]:
 
 def public_key(text: str) -> bytes:
     """32 bytes of 64 hexadecimal digits, or of a file that begins with them. Raises OSError or ValueError."""
-    words = [text]
-    if not HEX.fullmatch(text):
-        with Path(text).open(encoding="utf-8") as file:
-            words = file.read(4096).split()
+    words = [text] if HEX.fullmatch(text) else Path(text).read_text(encoding="utf-8")[:4096].split()
     if not words or not HEX.fullmatch(words[0]):
         raise ValueError(f"{text!r} holds no public key, which is 64 hexadecimal digits")
     return bytes.fromhex(words[0])

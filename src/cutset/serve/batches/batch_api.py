@@ -151,6 +151,8 @@ class _Files:
     async def content(self, request: Request) -> Response:
         """`GET /v1/files/{id}/content`. Raises ApiError 404."""
         file = self._found(request)
+        if not self._files.path(file.id).is_file():
+            raise ApiError(404, f"the bytes of {file.id} are gone: upload it again", code="file_not_found")
         return FileResponse(self._files.path(file.id), media_type="application/octet-stream", filename=file.filename)
 
     async def delete(self, request: Request) -> Response:

@@ -90,7 +90,8 @@ class BatchWorker:
                 await self._run(batch)
             except (CutsetError, OSError) as error:
                 log.error("batch %s failed: %s", batch.id, error)
-                text = str(error) if isinstance(error, CutsetError) else "its answers can't be written; see the log"
+                # Not the error's own words, which have the server's paths.
+                text = "its input can't be read, or its answers can't be kept; the server's log says more"
                 self._fail(batch, "batch_failed", text)
             except Exception:
                 log.exception("batch %s failed", batch.id)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from python_multipart.exceptions import FormParserError
@@ -24,6 +25,7 @@ class FormReader:
     """Takes a form's bytes: the file's go to `place`, and fields are kept."""
 
     def __init__(self, boundary: bytes, place: Receiving) -> None:
+        """Raises ApiError for a boundary that no form has."""
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.ended = False
@@ -31,26 +33,25 @@ class FormReader:
         self._headers: dict[bytes, bytes] = {}
         self._field, self._value, self._name = b"", b"", ""
         self._is_file, self._size = False, 0
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_header_field": self._header_field,
-                "on_header_value": self._header_value,
-                "on_header_end": self._header_end,
-                "on_headers_finished": self._headers_finished,
-                "on_part_data": self._data,
-                "on_part_end": self._part_end,
-                "on_end": self._end,
-            },
-        )
+        with _read_as_form():
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._header_end,
+                    "on_headers_finished": self._headers_finished,
+                    "on_part_data": self._data,
+                    "on_part_end": self._part_end,
+                    "on_end": self._end,
+                },
+            )
 
     def feed(self, data: bytes) -> None:
         """More bytes. Raises ApiError."""
-        try:
+        with _read_as_form():
             self._parser.write(data)
-        except FormParserError as error:
-            raise invalid(f"the body is no form as its Content-Type says: {str(error)[:200]}") from None
 
     def _begin(self) -> None:
         self._headers, self._field, self._value = {}, b"", b""
@@ -98,6 +99,14 @@ class FormReader:
 
     def _end(self) -> None:
         self.ended = True
+
+
+@contextlib.contextmanager
+def _read_as_form() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError as error:
+        raise invalid(f"the body is no form as its Content-Type says: {str(error)[:200]}") from None
 
 
 async def receive_upload(

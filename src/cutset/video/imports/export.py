@@ -37,6 +37,8 @@ from cutset.video.torch_stage import layout_of
 __all__ = ["Exported", "export", "inference"]
 
 # Operators that give back what they take, where they have no further arguments.
+# What torch says at length before it raises: an error of ours has that in a line.
+LOGGERS = ("export._trace", "fx.experimental.symbolic_shapes", "_subclasses.fake_tensor")
 NOTHING = ("aten.alias.default", "aten.clone.default", "aten.detach.default", "aten.lift_fresh_copy.default")
 ASSIGNED = re.compile(r"tensor attributes? (self\..+?) (?:was|were) assigned during export")
 CHANGED = {OutputKind.BUFFER_MUTATION: "buffer", OutputKind.PARAMETER_MUTATION: "parameter"}
@@ -121,7 +123,7 @@ def inference(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[list[warnings.WarningMessage]]:
     """Holds back what torch prints before it raises, and the warnings of its parts about each other: they are given."""
-    loggers = [logging.getLogger(f"torch.{name}") for name in ("export._trace", "fx.experimental.symbolic_shapes")]
+    loggers = [logging.getLogger(f"torch.{name}") for name in LOGGERS]
     before = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
