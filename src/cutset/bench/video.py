@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLOCKS",
+    "DRAWINGS",
     "OURS",
     "SCENES",
-    "BoardScene",
     "DenseSystem",
     "MakeSystem",
     "Pixels",
@@ -54,64 +54,53 @@ LEAST = 0.25  # score of detections that are compared
 Pixels = NDArray[np.uint8]
 
 
+# Draws on picture number so and so (1, 3, rows, columns): a copy.
+Drawing = Callable[[Pixels, int], Pixels]
+DRAWINGS: Mapping[str, Callable[[tuple[int, int]], Drawing]] = {
+    "texts": lambda size: TextBoard(size).written,
+    "faces": lambda size: FaceBoard(size).drawn,
+}
+
+
 @dataclass(frozen=True)
 class Scene:
-    """Pictures: those of a video, moved by what `moves` says from picture to picture."""
+    """Pictures: those of a video, moved from picture to picture as `moves` says, with something `drawn` on them."""
 
     name: str
     video: Video
     moves: int = 0  # steps that the camera moves at most, up or down and left or right, anew for each picture
     step: int = 1  # pixels
     size: tuple[int, int] | None = None  # rows and columns that pictures are scaled to; none: the video's own
+    drawn: str = ""  # one of DRAWINGS, that a detector finds
 
     def pictures(self, count: int) -> Iterator[Pixels]:
         """(1, 3, rows, columns) each, the same at every call."""
         rng = np.random.default_rng(1)
+        draw = DRAWINGS[self.drawn](self.size or self.video.size) if self.drawn else None
         with self.video.open(limit=count, size=self.size) as source:
-            for picture in islice(source, count):
+            for number, picture in enumerate(islice(source, count)):
                 pixels = np.array(picture.pixels)
                 if self.moves:
                     down, across = rng.integers(-self.moves, self.moves + 1, 2)
                     pixels = np.roll(pixels, (self.step * int(down), self.step * int(across)), (2, 3))
+                pixels = pixels if draw is None else draw(pixels, number)
                 yield np.ascontiguousarray(pixels)
 
 
-def _made_up(name: str, size: tuple[int, int], more: str, moves: int = 0, step: int = 1) -> Scene:
+def _made_up(name: str, size: tuple[int, int], shapes: int, moves: int = 0, step: int = 1, drawn: str = "") -> Scene:
     text = f"{size[0]}x{size[1]}"
-    return Scene(f"{name} {text}", Video(f"generated {text}", f"generated:{text},{more}", size), moves, step)
+    video = Video(f"generated {text}", f"generated:{text},seed=1,noise=0.19,shapes={shapes}", size)
+    return Scene(f"{name} {text}", video, moves, step, drawn=drawn)
 
 
 SCENES: Mapping[str, Callable[[tuple[int, int]], Scene]] = {
-    "quiet": lambda size: _made_up("quiet", size, "seed=1,noise=0.19,shapes=1"),
-    "busy": lambda size: _made_up("busy", size, "seed=1,noise=0.19,shapes=8", moves=40),
-    "shaking": lambda size: _made_up("shaking", size, "seed=1,noise=0.19,shapes=1", moves=2),
-    "jumping": lambda size: _made_up("jumping", size, "seed=1,noise=0.19,shapes=1", moves=1, step=32),
-    "texts": lambda size: BoardScene.of("texts", size, lambda size: TextBoard(size).written),
-    "faces": lambda size: BoardScene.of("faces", size, lambda size: FaceBoard(size).drawn),
+    "quiet": lambda size: _made_up("quiet", size, 1),
+    "busy": lambda size: _made_up("busy", size, 8, moves=40),
+    "shaking": lambda size: _made_up("shaking", size, 1, moves=2),
+    "jumping": lambda size: _made_up("jumping", size, 1, moves=1, step=32),
+    "texts": lambda size: _made_up("texts", size, 1, drawn="texts"),
+    "faces": lambda size: _made_up("faces", size, 0, drawn="faces"),
 }
-
-
-# Draws on picture number so and so (1, 3, rows, columns): a copy.
-Drawing = Callable[[Pixels, int], Pixels]
-
-
-@dataclass(frozen=True)
-class BoardScene(Scene):
-    """What a detector finds, before the quiet scene: lines of text as of a station's board, or faces."""
-
-    board: Callable[[tuple[int, int]], Drawing] | None = None
-
-    @classmethod
-    def of(cls, name: str, size: tuple[int, int], board: Callable[[tuple[int, int]], Drawing]) -> BoardScene:
-        """Pictures of so many rows and columns."""
-        quiet = _made_up(name, size, "seed=1,noise=0.19,shapes=1")
-        return cls(quiet.name, quiet.video, board=board)
-
-    def pictures(self, count: int) -> Iterator[Pixels]:
-        assert self.board is not None
-        draw = self.board(self.video.size)
-        for number, picture in enumerate(super().pictures(count)):
-            yield draw(picture, number)
 
 
 class DenseSystem(Protocol):

@@ -46,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scene", action="append", choices=SCENES, help="made up; repeatable (default: the first three)"
     )
+    parser.add_argument(
+        "--draw", choices=("texts", "faces"), help="on the videos' pictures, which have little that a detector finds"
+    )
     parser.add_argument("--no-videos", action="store_true", help="made-up scenes alone")
     parser.add_argument("--only-videos", action="store_true", help="no made-up scenes")
     parser.add_argument(
@@ -159,7 +162,8 @@ def _scenes(args: argparse.Namespace, size: tuple[int, int] | None, scaled: tupl
     found = []
     if not args.no_videos and args.videos.is_dir():
         videos = [video for video in find_videos(args.videos) if "generated" not in video.text]
-        found += [Scene(video.name, video, size=scaled) for video in videos]
+        name = f" with {args.draw}" if args.draw else ""
+        found += [Scene(video.name + name, video, size=scaled, drawn=args.draw or "") for video in videos]
     if not args.only_videos:
         found += [MADE_UP[name](size) for name in dict.fromkeys(args.scene or SCENES[:3])]
     return found
