@@ -26,6 +26,7 @@ from cutset.errors import RequestError
 from cutset.video.accuracy import CALIBRATED, Accuracy
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import BoxAgreement, Detections, Disagreement
+from cutset.video.delta.calibrator import APART
 from cutset.video.network_model import NetworkModel
 from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage
 
@@ -126,7 +127,7 @@ class VideoSetting:
     others: Mapping[str, MakeSystem] = field(default_factory=dict)  # beside torch
     min_agreement: float | None = None  # of detections, in place of the error
     thresholds: float | None = None  # times the usual ones in every picture, without checks
-    calibrate: int = 8  # pictures before those that count, from which each layer's share of what is allowed is found
+    calibrate: int = 16  # pictures before those that count, from which each layer's share of what is allowed is found
 
 
 @dataclass
@@ -166,10 +167,11 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     ours = _Ours(boxes=None if detections is None else BoxAgreement())
-    pictures = scene.pictures(setting.calibrate + setting.pictures + WARMUP)
+    before = setting.calibrate * APART
+    pictures = scene.pictures(before + setting.pictures + WARMUP)
     if setting.calibrate and scale and setting.thresholds is None:
         start = clock()
-        _calibrate(stage, [{model.input.name: one} for one in islice(pictures, setting.calibrate)], accuracy, setting)
+        _calibrate(stage, [{model.input.name: one} for one in islice(pictures, 0, before, APART)], accuracy, setting)
         accuracy.calibrated(0)
         ours.calibrated = clock() - start
     for number, picture in enumerate(pictures):
