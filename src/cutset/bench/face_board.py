@@ -128,10 +128,8 @@ def draw_face(rng: np.random.Generator, side: int) -> _Face:
     pen.chord(
         (x - wide * 1.02, y - tall * 1.05, x + wide * 1.02, y + tall * 0.35), 202, 338, tuple(int(c) for c in hair)
     )
-    blur = pillow().ImageFilter.GaussianBlur(FINE * 0.6) if hasattr(pillow(), "ImageFilter") else None
     small = (side, side)
-    if blur is not None:
-        canvas = canvas.filter(blur)
+    canvas = canvas.filter(pillow().ImageFilter.GaussianBlur(FINE * 0.6))
     pixels = np.asarray(canvas.resize(small, image.Resampling.BOX), np.float32).transpose(2, 0, 1)
-    covered = np.asarray(cover.resize(small, image.Resampling.BOX), np.float32) / 255
+    covered = np.asarray(cover.resize(small, image.Resampling.BOX), np.float32) * np.float32(1 / 255)
     return _Face(pixels + rng.normal(0, 2.5, pixels.shape).astype(np.float32), covered)
