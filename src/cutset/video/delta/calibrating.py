@@ -21,7 +21,7 @@ from cutset.cluster.values import Array
 from cutset.video.delta.program import Program
 from cutset.video.delta.sparse_layers import SparseLayer
 
-__all__ = ["Calibration", "Choice", "calibrate", "chosen"]
+__all__ = ["FactorStep", "LayerFactors", "calibrate", "chosen"]
 
 GROUPS = 8  # of layers, beside the input's own
 STEPS = (0.25, 4.0)  # times a group's thresholds that are tried
@@ -37,7 +37,7 @@ Moved = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
 
 
 @dataclass(frozen=True)
-class Choice:
+class FactorStep:
     """A group's factor, and by what it changes a picture's seconds and the square of what moves."""
 
     factor: float
@@ -46,7 +46,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class LayerFactors:
     """Factors of thresholds (`Program.factors`); a picture's seconds and the square of what moves, before and after."""
 
     factors: Mapping[str, float]
@@ -63,7 +63,7 @@ def calibrate(
     scale: float,
     budget: float = 1.0,
     log: Callable[[str], None] = lambda line: None,
-) -> Calibration:
+) -> LayerFactors:
     """Factors for a program's layers at this scale, from four pictures or more and what dense gives of them.
 
     `budget`: the root of the mean square of what may move. Leaves the program with these factors.
@@ -78,10 +78,10 @@ def calibrate(
     for turn in range(ROUNDS):
         choices = []
         for group in groups:
-            own = [Choice(1.0, 0.0, 0.0)]
+            own = [FactorStep(1.0, 0.0, 0.0)]
             for step in STEPS:
                 seconds, square = measure(_changed(factors, group, step))
-                own.append(Choice(step, seconds - best[0], square - best[1]))
+                own.append(FactorStep(step, seconds - best[0], square - best[1]))
             choices.append(own)
         tried = factors
         for group, choice in zip(groups, chosen(choices, allowed - best[1]), strict=True):
@@ -105,7 +105,7 @@ def calibrate(
     after, factors = min(within, key=lambda one: one[0][0])
     log(f"thresholds: {1e3 * after[0]:.2f} ms a picture, {after[1] ** 0.5:.2f} of what may move in other pictures")
     program.factors = dict(factors)
-    return Calibration(factors, before, after)
+    return LayerFactors(factors, before, after)
 
 
 class _Trial:
@@ -148,7 +148,7 @@ def _better(result: tuple[float, float], best: tuple[float, float], allowed: flo
     return result[1] <= allowed and result[0] < best[0]
 
 
-def _in_order(choices: Sequence[Sequence[Choice]]) -> list[tuple[int, Choice]]:
+def _in_order(choices: Sequence[Sequence[FactorStep]]) -> list[tuple[int, FactorStep]]:
     """Changes that save seconds, with the numbers of their groups: those first that save most for what moves."""
     saving = [(at, choice) for at, own in enumerate(choices) for choice in own if choice.seconds < 0]
     return sorted(saving, key=lambda one: -one[1].seconds / max(one[1].square, NOTHING), reverse=True)
@@ -158,14 +158,14 @@ def _changed(factors: Mapping[str, float], group: Sequence[str], step: float) ->
     return {**factors, **{name: min(max(factors[name] * step, LEAST_FACTOR), MOST_FACTOR) for name in group}}
 
 
-def chosen(choices: Sequence[Sequence[Choice]], budget: float) -> list[Choice]:
+def chosen(choices: Sequence[Sequence[FactorStep]], budget: float) -> list[FactorStep]:
     """One of each group's choices: the least seconds at which the squares add up to the budget or less, as far as one
     price of a square for all groups can say; the least squares where even these are above it."""
 
-    def at(price: float) -> list[Choice]:
+    def at(price: float) -> list[FactorStep]:
         return [min(own, key=lambda one: (one.seconds + price * one.square, one.square)) for own in choices]
 
-    def total(picked: Sequence[Choice]) -> float:
+    def total(picked: Sequence[FactorStep]) -> float:
         return sum(choice.square for choice in picked)
 
     if total(at(0.0)) <= budget:
