@@ -1,4 +1,4 @@
-"""Faces in made-up pictures, for detectors of faces: drawn by proportions, with shadows."""
+"""Faces in pictures, for detectors of faces: drawn by proportions, with shadows, each before a plain wall."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FINE = 4  # times as large it is drawn, for smooth edges
 SKINS = ((234, 192, 164), (222, 172, 140), (198, 146, 112), (168, 116, 84), (240, 204, 180))
 HAIRS = ((42, 30, 24), (78, 52, 34), (24, 22, 24), (120, 84, 46), (150, 118, 76))
 CLOTHES = ((60, 78, 120), (120, 40, 48), (52, 88, 64), (90, 90, 98), (36, 40, 52))
-NODS = 12  # pictures of a nod, and of one sway
+NODS, STILL = 12, 5  # steps of a nod, and of one sway; pictures until the next step
 
 
 @dataclass(frozen=True)
@@ -25,30 +25,44 @@ class _Face:
     cover: NDArray[np.float32]  # (rows, columns), 0 to 1
 
 
+@dataclass(frozen=True)
+class _Tile:
+    top: int
+    left: int
+    side: int
+    wall: NDArray[np.float32]  # its colour
+    moves: int
+    face: _Face
+
+
 class FaceBoard:
-    """Faces at places that depend on the size alone; a few nod or sway a little. Raises DeviceError without Pillow."""
+    """Tiles with faces as of a video call, at places in the upper half that depend on the size alone; a few nod or sway
+    a little now and then. Raises DeviceError without Pillow."""
 
     def __init__(self, size: tuple[int, int], seed: int = 5) -> None:
         rng = np.random.default_rng(seed)
-        self.size = size
         side = max(min(size) // 5, 24)
-        self._faces: list[tuple[int, int, int, _Face]] = []  # top, left, how it moves
-        for top in range(side // 8, size[0] - side, side + side // 3):
-            for left in range(side // 6, size[1] - side, side + side // 4):
-                self._faces.append((top, left, len(self._faces) % 8, draw_face(rng, side)))
+        tile = side + side // 4
+        self._tiles: list[_Tile] = []
+        for top in range(side // 8, max(size[0] // 2, tile) - tile // 2, tile):
+            for left in range(side // 8, size[1] - tile, tile + side // 8):
+                walls = rng.integers(95, 150, 3).astype(np.float32)
+                self._tiles.append(_Tile(top, left, tile, walls, len(self._tiles) % 4, draw_face(rng, side)))
 
     def drawn(self, picture: NDArray[np.uint8], number: int) -> NDArray[np.uint8]:
         """A copy of picture `number` (1, 3, rows, columns), with faces."""
-        found = picture.astype(np.float32)
-        for top, left, moves, face in self._faces:
-            turn = 2 * np.pi * (number % NODS) / NODS
-            down = round(1.5 * np.sin(turn)) if moves == 1 else 0
-            across = round(2 * np.sin(turn)) if moves == 2 else 0
-            rows, columns = face.cover.shape
-            there = found[0, :, top + down : top + down + rows, left + across : left + across + columns]
-            cover = face.cover[: there.shape[1], : there.shape[2]]
-            there += cover * (face.picture[:, : there.shape[1], : there.shape[2]] - there)
-        return np.clip(np.rint(found), 0, 255).astype(np.uint8)
+        found = picture.copy()
+        turn = 2 * np.pi * (number // STILL % NODS) / NODS
+        for tile in self._tiles:
+            wall = np.broadcast_to(tile.wall[:, None, None], (3, tile.side, tile.side)).copy()
+            rows, columns = tile.face.cover.shape
+            down = (tile.side - rows) + (round(1.5 * np.sin(turn)) - 2 if tile.moves == 1 else 0)
+            across = (tile.side - columns) // 2 + (round(2 * np.sin(turn)) if tile.moves == 2 else 0)
+            there = wall[:, down : down + rows, across : across + columns]
+            there += tile.face.cover * (tile.face.picture - there)
+            to = found[0, :, tile.top : tile.top + tile.side, tile.left : tile.left + tile.side]
+            to[...] = np.clip(np.rint(wall), 0, 255).astype(np.uint8)[:, : to.shape[1], : to.shape[2]]
+        return found
 
 
 def draw_face(rng: np.random.Generator, side: int) -> _Face:
@@ -114,10 +128,8 @@ def draw_face(rng: np.random.Generator, side: int) -> _Face:
     pen.chord(
         (x - wide * 1.02, y - tall * 1.05, x + wide * 1.02, y + tall * 0.35), 202, 338, tuple(int(c) for c in hair)
     )
-    blur = pillow().ImageFilter.GaussianBlur(FINE * 0.6) if hasattr(pillow(), "ImageFilter") else None
     small = (side, side)
-    if blur is not None:
-        canvas = canvas.filter(blur)
+    canvas = canvas.filter(pillow().ImageFilter.GaussianBlur(FINE * 0.6))
     pixels = np.asarray(canvas.resize(small, image.Resampling.BOX), np.float32).transpose(2, 0, 1)
-    covered = np.asarray(cover.resize(small, image.Resampling.BOX), np.float32) / 255
+    covered = np.asarray(cover.resize(small, image.Resampling.BOX), np.float32) * np.float32(1 / 255)
     return _Face(pixels + rng.normal(0, 2.5, pixels.shape).astype(np.float32), covered)

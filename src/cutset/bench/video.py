@@ -26,6 +26,7 @@ from cutset.errors import RequestError
 from cutset.video.accuracy import CALIBRATED, Accuracy
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import BoxAgreement, Detections, Disagreement
+from cutset.video.delta.calibrator import APART
 from cutset.video.network_model import NetworkModel
 from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage
 
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLOCKS",
+    "DRAWINGS",
     "OURS",
     "SCENES",
-    "BoardScene",
     "DenseSystem",
     "MakeSystem",
     "Pixels",
@@ -54,64 +55,53 @@ LEAST = 0.25  # score of detections that are compared
 Pixels = NDArray[np.uint8]
 
 
+# Draws on picture number so and so (1, 3, rows, columns): a copy.
+Drawing = Callable[[Pixels, int], Pixels]
+DRAWINGS: Mapping[str, Callable[[tuple[int, int]], Drawing]] = {
+    "texts": lambda size: TextBoard(size).written,
+    "faces": lambda size: FaceBoard(size).drawn,
+}
+
+
 @dataclass(frozen=True)
 class Scene:
-    """Pictures: those of a video, moved by what `moves` says from picture to picture."""
+    """Pictures: those of a video, moved from picture to picture as `moves` says, with something `drawn` on them."""
 
     name: str
     video: Video
     moves: int = 0  # steps that the camera moves at most, up or down and left or right, anew for each picture
     step: int = 1  # pixels
     size: tuple[int, int] | None = None  # rows and columns that pictures are scaled to; none: the video's own
+    drawn: str = ""  # one of DRAWINGS, that a detector finds
 
     def pictures(self, count: int) -> Iterator[Pixels]:
         """(1, 3, rows, columns) each, the same at every call."""
         rng = np.random.default_rng(1)
+        draw = DRAWINGS[self.drawn](self.size or self.video.size) if self.drawn else None
         with self.video.open(limit=count, size=self.size) as source:
-            for picture in islice(source, count):
+            for number, picture in enumerate(islice(source, count)):
                 pixels = np.array(picture.pixels)
                 if self.moves:
                     down, across = rng.integers(-self.moves, self.moves + 1, 2)
                     pixels = np.roll(pixels, (self.step * int(down), self.step * int(across)), (2, 3))
+                pixels = pixels if draw is None else draw(pixels, number)
                 yield np.ascontiguousarray(pixels)
 
 
-def _made_up(name: str, size: tuple[int, int], more: str, moves: int = 0, step: int = 1) -> Scene:
+def _made_up(name: str, size: tuple[int, int], shapes: int, moves: int = 0, step: int = 1, drawn: str = "") -> Scene:
     text = f"{size[0]}x{size[1]}"
-    return Scene(f"{name} {text}", Video(f"generated {text}", f"generated:{text},{more}", size), moves, step)
+    video = Video(f"generated {text}", f"generated:{text},seed=1,noise=0.19,shapes={shapes}", size)
+    return Scene(f"{name} {text}", video, moves, step, drawn=drawn)
 
 
 SCENES: Mapping[str, Callable[[tuple[int, int]], Scene]] = {
-    "quiet": lambda size: _made_up("quiet", size, "seed=1,noise=0.19,shapes=1"),
-    "busy": lambda size: _made_up("busy", size, "seed=1,noise=0.19,shapes=8", moves=40),
-    "shaking": lambda size: _made_up("shaking", size, "seed=1,noise=0.19,shapes=1", moves=2),
-    "jumping": lambda size: _made_up("jumping", size, "seed=1,noise=0.19,shapes=1", moves=1, step=32),
-    "texts": lambda size: BoardScene.of("texts", size, lambda size: TextBoard(size).written),
-    "faces": lambda size: BoardScene.of("faces", size, lambda size: FaceBoard(size).drawn),
+    "quiet": lambda size: _made_up("quiet", size, 1),
+    "busy": lambda size: _made_up("busy", size, 8, moves=40),
+    "shaking": lambda size: _made_up("shaking", size, 1, moves=2),
+    "jumping": lambda size: _made_up("jumping", size, 1, moves=1, step=32),
+    "texts": lambda size: _made_up("texts", size, 1, drawn="texts"),
+    "faces": lambda size: _made_up("faces", size, 0, drawn="faces"),
 }
-
-
-# Draws on picture number so and so (1, 3, rows, columns): a copy.
-Drawing = Callable[[Pixels, int], Pixels]
-
-
-@dataclass(frozen=True)
-class BoardScene(Scene):
-    """What a detector finds, before the quiet scene: lines of text as of a station's board, or faces."""
-
-    board: Callable[[tuple[int, int]], Drawing] | None = None
-
-    @classmethod
-    def of(cls, name: str, size: tuple[int, int], board: Callable[[tuple[int, int]], Drawing]) -> BoardScene:
-        """Pictures of so many rows and columns."""
-        quiet = _made_up(name, size, "seed=1,noise=0.19,shapes=1")
-        return cls(quiet.name, quiet.video, board=board)
-
-    def pictures(self, count: int) -> Iterator[Pixels]:
-        assert self.board is not None
-        draw = self.board(self.video.size)
-        for number, picture in enumerate(super().pictures(count)):
-            yield draw(picture, number)
 
 
 class DenseSystem(Protocol):
@@ -137,7 +127,7 @@ class VideoSetting:
     others: Mapping[str, MakeSystem] = field(default_factory=dict)  # beside torch
     min_agreement: float | None = None  # of detections, in place of the error
     thresholds: float | None = None  # times the usual ones in every picture, without checks
-    calibrate: int = 8  # pictures before those that count, from which each layer's share of what is allowed is found
+    calibrate: int = 16  # pictures before those that count, from which each layer's share of what is allowed is found
 
 
 @dataclass
@@ -177,10 +167,11 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     opponents = _opponents(module, model, setting)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     ours = _Ours(boxes=None if detections is None else BoxAgreement())
-    pictures = scene.pictures(setting.calibrate + setting.pictures + WARMUP)
+    before = setting.calibrate * APART
+    pictures = scene.pictures(before + setting.pictures + WARMUP)
     if setting.calibrate and scale and setting.thresholds is None:
         start = clock()
-        _calibrate(stage, [{model.input.name: one} for one in islice(pictures, setting.calibrate)], accuracy, setting)
+        _calibrate(stage, [{model.input.name: one} for one in islice(pictures, 0, before, APART)], accuracy, setting)
         accuracy.calibrated(0)
         ours.calibrated = clock() - start
     for number, picture in enumerate(pictures):

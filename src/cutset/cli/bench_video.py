@@ -46,6 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scene", action="append", choices=SCENES, help="made up; repeatable (default: the first three)"
     )
+    parser.add_argument(
+        "--draw", choices=("texts", "faces"), help="on the videos' pictures, which have little that a detector finds"
+    )
     parser.add_argument("--no-videos", action="store_true", help="made-up scenes alone")
     parser.add_argument("--only-videos", action="store_true", help="no made-up scenes")
     parser.add_argument(
@@ -63,7 +66,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--thresholds", type=float, metavar="X", help="times the usual ones throughout, 0 for none; nothing is checked"
     )
     parser.add_argument(
-        "--calibrate", type=int, default=8, metavar="N", help="pictures before, to find each layer's share (default 8)"
+        "--calibrate",
+        type=int,
+        default=16,
+        metavar="N",
+        help="pictures before, every third of them, to find each layer's share of what may move (default 16, 0: none)",
     )
     parser.add_argument("--system", action="append", metavar="NAME", help="only this opponent; repeatable")
     parser.add_argument(
@@ -113,8 +120,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("pictures", "threads"):
         if getattr(args, name) < 1:
             raise RequestError(f"--{name} must be 1 or above, not {getattr(args, name)}")
-    if args.calibrate < 0 or args.calibrate == 1:
-        raise RequestError(f"--calibrate takes 2 pictures or more, or 0 for none, not {args.calibrate}")
+    if args.calibrate and args.calibrate < 4:
+        raise RequestError(f"--calibrate takes 4 pictures or more, or 0 for none, not {args.calibrate}")
     if args.min_agreement is not None and not 0 < args.min_agreement <= 1:
         raise RequestError(f"--min-agreement is above 0 and at most 1, not {args.min_agreement:g}")
     if args.thresholds is not None and not 0 <= args.thresholds < float("inf"):
@@ -159,7 +166,8 @@ def _scenes(args: argparse.Namespace, size: tuple[int, int] | None, scaled: tupl
     found = []
     if not args.no_videos and args.videos.is_dir():
         videos = [video for video in find_videos(args.videos) if "generated" not in video.text]
-        found += [Scene(video.name, video, size=scaled) for video in videos]
+        name = f" with {args.draw}" if args.draw else ""
+        found += [Scene(video.name + name, video, size=scaled, drawn=args.draw or "") for video in videos]
     if not args.only_videos:
         found += [MADE_UP[name](size) for name in dict.fromkeys(args.scene or SCENES[:3])]
     return found

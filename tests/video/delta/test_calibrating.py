@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime")
 
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import score_moved
-from cutset.video.delta.calibrating import Choice, calibrate, chosen
+from cutset.video.delta.calibrating import FactorStep, calibrate, chosen
 from cutset.video.delta.program import Program
 from cutset.video.onnx_model import OnnxModel
 from video.onnx_networks import Builder, save
@@ -48,13 +48,13 @@ def test_the_layer_that_matters_gets_less(tmp_path: Path) -> None:
 
 
 def test_a_price_for_all_takes_what_saves_most_for_what_moves_least() -> None:
-    none = Choice(1.0, 0.0, 0.0)
-    cheap, dear, free = Choice(4.0, -3.0, 0.1), Choice(4.0, -3.0, 2.0), Choice(4.0, -0.5, 0.0)
+    none = FactorStep(1.0, 0.0, 0.0)
+    cheap, dear, free = FactorStep(4.0, -3.0, 0.1), FactorStep(4.0, -3.0, 2.0), FactorStep(4.0, -0.5, 0.0)
     choices = [[none, cheap], [none, dear], [none, free]]
     assert chosen(choices, 0.5) == [cheap, none, free]
     assert chosen(choices, 3.0) == [cheap, dear, free]
     assert chosen(choices, 0.0) == [none, none, free]
-    lower = Choice(0.25, 2.0, -1.0)
+    lower = FactorStep(0.25, 2.0, -1.0)
     assert chosen([[none, lower]], -0.5) == [lower], "more is computed where it is too far off"
     assert chosen([[none, lower]], -5.0) == [lower], "as near as can be"
     assert chosen([], 1.0) == []

@@ -67,7 +67,7 @@ def play(
     graph, tensors = network
     nodes, clock = range(len(graph.nodes)), Clock()
     dense = Costly(TorchStage(graph, nodes, tensors), clock)
-    stage = DeltaStage.timed(graph, nodes, tensors, dense, threads=1, scale=1.0, clock=clock)
+    stage = DeltaStage(graph, nodes, tensors, dense, scale=1.0, dense_seconds=DENSE, clock=clock)
     update = stage.program.update
 
     def timed(state: Any, masks: Any, scale: float = 0.0, **more: Any) -> Any:
@@ -115,6 +115,17 @@ def test_dense_takes_over_after_two_slow_pictures(played: Played) -> None:
 def test_all_of_it_is_never_slower_than_dense_by_more_than_what_was_put_by(played: Played, costs: Any) -> None:
     kinds, spent = played(costs(), 300)
     assert len(kinds) * DENSE / spent >= 0.97
+
+
+def test_what_either_takes_is_known_before_the_first_picture(network: Any) -> None:
+    graph, tensors = network
+    nodes, clock = range(len(graph.nodes)), Clock()
+    dense = Costly(TorchStage(graph, nodes, tensors), clock)
+    stage = DeltaStage.timed(graph, nodes, tensors, dense, threads=1, scale=1.0, clock=clock)
+    calls = dense.calls
+    stage.run(0, {graph.inputs[0].name: np.zeros((1, 3, 8, 8), np.float32)})
+    assert dense.calls == calls, "a key at first"
+    assert not stage.whole
 
 
 def test_checks_count(played: Played) -> None:
@@ -168,7 +179,7 @@ def test_a_scene_that_is_never_calm_for_long_is_tried_ever_more_rarely() -> None
         tries += kind == "key"
         took = 1.0 if kind == "dense" else 1.3
         switch.took(kind, took, 0.5)
-        switch.paid(took, 0.5, dense=kind == "dense")
+        switch.paid(took, dense=kind == "dense")
     assert 2 <= tries <= 9
     assert sum(kind != "dense" for kind in kinds) < 0.03 * len(kinds)
 

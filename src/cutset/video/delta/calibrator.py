@@ -12,9 +12,9 @@ from cutset.video.delta.program import Program
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["Calibrator"]
+__all__ = ["APART", "Calibrator"]
 
-PICTURES = 8  # of one source, one after another but for those that were dropped
+PICTURES, APART = 16, 3  # of one source; results from one of them to the next
 
 
 class _Stopped(Exception):
@@ -38,7 +38,11 @@ class Calibrator:
         threads: int = 1,
         runtime: str = "",
         log: Callable[[str], None] = lambda line: None,
+        pictures: int = PICTURES,
+        apart: int = APART,
     ) -> None:
+        """`pictures`: how many are taken, 4 at least, one of so many results that lie `apart`."""
+        self._count, self._apart, self._seen = pictures, apart, 0
         self._model, self._dense, self._moved, self._budget = model, dense, moved, budget
         self._threads, self._runtime, self._log = threads, runtime, log
         self._pictures: list[Array] = []
@@ -54,8 +58,11 @@ class Calibrator:
         self._source = result.source if self._source is None else self._source
         if result.source != self._source:
             return
+        self._seen += 1
+        if self._seen % self._apart:
+            return
         self._pictures.append(result.pixels.copy())
-        if len(self._pictures) == PICTURES:
+        if len(self._pictures) == self._count:
             self._thread = threading.Thread(target=self._run, args=(scale,), name="calibration", daemon=True)
             self._thread.start()
 

@@ -24,7 +24,7 @@ from cutset.video.delta.sparse_layers import Mask
 
 __all__ = ["DeltaStage", "check_incremental"]
 
-ABANDON = 1.25  # times dense: a second picture that would take longer is computed dense at once
+ABANDON = 1.6  # times dense: a second picture that would take longer is computed dense at once
 EARLY = 0.5  # of the dense seconds: no picture is abandoned after that
 RECENT = 64  # pictures of which the work is kept
 RUNS = 3  # of dense, until its time is known
@@ -61,12 +61,12 @@ class DeltaStage:
         self.factors: Mapping[str, float] = self.program.factors
         self.recent: deque[PictureWork] = deque(maxlen=RECENT)
         self._always, self._dense_seconds, self._clock = always, dense_seconds, clock
+        self._key_seconds: float | None = None
         self._states: dict[int, HeldState] = {}
         self._switches: dict[int, DenseSwitch] = {}
         self._glances: dict[int, Glance] = {}
         self._motions: dict[int, Motion] = {}
         self.shifted = 0  # pictures for which what is held was moved
-        self._changed_share = 0.0  # of the last picture's input
 
     @classmethod
     def timed(
@@ -81,14 +81,21 @@ class DeltaStage:
         runtime: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> DeltaStage:
-        """One that knows how long `dense` takes: that ran on zeros a few times."""
+        """One that knows how long `dense` and its own layers take: both ran on zeros a few times."""
         zeros = {name: empty(graph.values[name]) for name in dense.inputs}
         for array in zeros.values():
             array[...] = 0
         dense.run(0, zeros)
         seconds = statistics.median(timeit.repeat(lambda: dense.run(0, zeros), timer=clock, number=1, repeat=RUNS))
         more = {"threads": threads, "scale": scale, "runtime": runtime}
-        return cls(graph, nodes, weights, dense, dense_seconds=seconds, clock=clock, **more)
+        self = cls(graph, nodes, weights, dense, dense_seconds=seconds, clock=clock, **more)
+        if self.program.sparse_flops:  # the first time weights are brought into their form
+            self._key_seconds = min(timeit.repeat(lambda: self._key(zeros), timer=clock, number=1, repeat=2))
+        return self
+
+    def _key(self, values: Mapping[str, Array]) -> None:
+        state = self.program.state()
+        self.program.update(state, self.program.take(state, values))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -126,7 +133,7 @@ class DeltaStage:
         made = self._run(source, values, observe, changed, begin)
         if not self._always:
             dense = not self.recent[-1].tried
-            self._switches[source].paid(self._clock() - begin, self._changed_share, dense=dense)
+            self._switches[source].paid(self._clock() - begin, dense=dense)
         return made
 
     def charge(self, source: int, seconds: float) -> None:
@@ -144,7 +151,7 @@ class DeltaStage:
         state = self._states.get(source)
         if state is None:
             state = self._states[source] = self.program.state()
-            self._switches[source] = DenseSwitch(self._dense_seconds)
+            self._switches[source] = DenseSwitch(self._dense_seconds, self._key_seconds)
         if self.factors is not self.program.factors:
             self._adopt(self.factors)
         switch, scale = self._switches[source], self.scale
@@ -161,7 +168,6 @@ class DeltaStage:
             share = _share(masks)
         else:  # all of what is held is to be replaced, should it begin again
             share = glance.share(values, self.program.thresholds(state, scale))
-        self._changed_share = share
         kind = ("key" if state.stale else "delta") if self._always else switch.choose(share, state.stale)
         if not self.program.sparse_flops and not self._always:
             kind = "dense"  # nothing can be left out

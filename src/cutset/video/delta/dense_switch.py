@@ -16,7 +16,7 @@ PATIENCE = 2  # pictures that were slower than dense, one after another, until i
 CALM = 0.7  # of the share at which it was slow: below this it is tried again
 FIRST_WAIT, LAST_WAIT = 8, 512  # calm or not, pictures until then; doubled each time that it didn't last
 LASTED = 16  # pictures; also those over whose mean it must be quicker than dense, with all that it costs
-WEIGHT = 0.25  # of the newest observation of dense
+WEIGHT = 0.25  # of the newest observation of dense, and of a key
 CLOSE = 0.6  # of the dense seconds: a picture above that makes it worth knowing them well
 LOOK, LOOK_AGAIN = 8, 256  # such pictures, until dense is timed beside them, and until that is done again
 SPARE = 0.015  # of dense's seconds that may be lost to trying
@@ -33,7 +33,8 @@ class DenseSwitch:
     runtimes don't show what is inside.
     """
 
-    def __init__(self, dense_seconds: float) -> None:
+    def __init__(self, dense_seconds: float, key_seconds: float | None = None) -> None:
+        """What either takes, as far as it is known: the runtime's stage, and all of a picture by our own layers."""
         self.dense_seconds = dense_seconds
         self.on = True
         self.off_count = 0  # how often it was given up
@@ -41,9 +42,11 @@ class DenseSwitch:
         self._wait = FIRST_WAIT
         self._close, self._look = 0, LOOK
         self._slow_share = 1.0  # of the input, from which on it was seen to be slow
-        self._key = FIRST_KEY  # times dense, the last one
+        self._key = FIRST_KEY if key_seconds is None else key_seconds / max(dense_seconds, 1e-9)  # times dense
         self._purse = self._price  # in dense pictures
-        self._recent: deque[float] = deque(maxlen=LASTED)  # times dense, with all that belongs to each
+        # Of the last pictures: their cost, times dense, with all that belongs to each, and the share that changed.
+        self._recent: deque[float] = deque(maxlen=LASTED)
+        self._shares: deque[float] = deque(maxlen=LASTED)
 
     @property
     def _price(self) -> float:
@@ -65,6 +68,7 @@ class DenseSwitch:
             return "dense"
         self.on, self._slow, self._lasted = True, 0, 0
         self._recent.clear()
+        self._shares.clear()
         return "key"
 
     def wants_dense(self) -> bool:
@@ -80,21 +84,23 @@ class DenseSwitch:
             self.dense_seconds += WEIGHT * (seconds - self.dense_seconds)
             return
         if kind == "key":  # known beforehand to be no quicker
-            self._key = seconds / max(self.dense_seconds, 1e-9)
+            self._key += WEIGHT * (seconds / max(self.dense_seconds, 1e-9) - self._key)
             return
         self._lasted += 1
         self._close += seconds > CLOSE * self.dense_seconds
         if seconds <= self.dense_seconds:
             self._slow = 0
+            self._shares.append(share)
             self._slow_share = max(self._slow_share, min(share / CALM, 1.0))
             if self._lasted >= LASTED:
                 self._wait = FIRST_WAIT
             return
         self._slow += 1
+        self._shares.append(share)
         if self._slow >= PATIENCE:
-            self._give_up(share)
+            self._give_up(PATIENCE)
 
-    def paid(self, seconds: float, share: float, *, dense: bool = False) -> None:
+    def paid(self, seconds: float, *, dense: bool = False) -> None:
         """All that a picture took: looks and what was abandoned, too. `dense`: nothing but the runtime's stage.
 
         Gives delta compute up where the mean of the last pictures is above dense, though no two in a row were.
@@ -105,7 +111,7 @@ class DenseSwitch:
             return
         self._recent.append(cost)
         if len(self._recent) == LASTED and sum(self._recent) > LASTED:
-            self._give_up(share)
+            self._give_up(LASTED)
 
     def charged(self, seconds: float) -> None:
         """What the last picture cost beside the stage."""
@@ -114,8 +120,10 @@ class DenseSwitch:
         if self._recent:
             self._recent[-1] += cost
 
-    def _give_up(self, share: float) -> None:
+    def _give_up(self, pictures: int) -> None:
+        """Because of the last so many pictures: where less changes than in that of them in which most did, it is tried
+        again. In some of them something else may have cost much."""
         if self._lasted < LASTED:
             self._wait = min(2 * self._wait, LAST_WAIT)
-        self._slow_share = max(share, 1e-6)
+        self._slow_share = max([*self._shares][-pictures:], default=1.0) or 1e-6
         self.on, self._waited, self._calm, self.off_count = False, 0, 0, self.off_count + 1

@@ -29,6 +29,7 @@ def pillow() -> Any:
     try:
         import PIL.Image
         import PIL.ImageDraw
+        import PIL.ImageFilter
         import PIL.ImageFont
     except ImportError:
         raise DeviceError("drawing needs Pillow: pip install 'cutset[stream]'") from None
