@@ -107,7 +107,7 @@ class SharedSocket:
 
     def _tell_receiver(self) -> None:
         """What waits to be received, if this thread may have taken the signal that it came."""
-        if not self.closed and self._receiving and self._raw.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        if not self.closed and self._receiving and int(self._raw.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             os.eventfd_write(self._wake, 1)
 
     def recv(self, timeout: float, alive: Callable[[], bool], awake: Awake | None = None) -> list[zmq.Frame] | None:
