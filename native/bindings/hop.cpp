@@ -196,7 +196,7 @@ class PyHop {
     bool found = end_.poller->poll(end.client, end.record);
     for (const auto& [seconds, spin] : {std::pair(sleep, 0.0), std::pair(awake, awake), std::pair(late, 0.0)}) {
       if (!found && seconds > 0)
-        found = end_.poller->wait(end.client, end.record, seconds, {spin, end_.patience->naps});
+        found = end_.poller->wait(end.client, end.record, seconds, {spin, end_.patience->naps, true});
     }
     if (found) end.event = Event::kOther;
     return found;

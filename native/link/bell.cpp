@@ -77,7 +77,7 @@ bool Waiting::spinning() {
     over_ = true;
     return true;
   }
-  if (time - looked_ > kTaken) awake_until_ = time;
+  if (patience_.yields && time - looked_ > kTaken) awake_until_ = time;
   looked_ = time;
   if (time >= awake_until_) return false;
   if (time >= yield_from_) std::this_thread::yield();

@@ -64,11 +64,12 @@ struct Broken : std::runtime_error {
 // Wakes whoever sleeps at the bell. What it shall find must be stored before, with memory_order_seq_cst.
 void ring(Bell& bell);
 
-// How a party waits: `spin` seconds awake, or until others need its core, then asleep. `naps`: without futexes, which
-// an enclave doesn't share.
+// How a party waits: `spin` seconds awake, then asleep. `naps`: without futexes, which an enclave doesn't share.
+// `yields`: awake only until others need its core.
 struct Patience {
   double spin;
   bool naps;
+  bool yields = false;
 };
 
 // True once ready() is; false after `seconds`, kSlice at most, or a signal.

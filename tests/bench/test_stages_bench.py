@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.stages import TARGETS
-from cutset.bench import stage_workers
+from cutset.bench import stage_memory, stage_workers
 from cutset.cli import main
 from cutset.compare.results import Row
 from cutset.errors import EngineError
@@ -52,6 +53,22 @@ def test_faults_and_tokens_count_every_answer(tmp_path: Path) -> None:
     tokens = measured(tmp_path, "--workload", "tokens")
     assert tokens["cutset stages", "answers that differ"] == 0
     assert tokens["cutset stages", "answers that are equal"] > 0
+
+
+@pytest.mark.slow
+def test_the_cache_is_what_little_memory_allows(tmp_path: Path) -> None:
+    found = measured(tmp_path, "--workload", "memory")
+    assert 0 < found["cutset three stages", "tokens of the cache, of what memory allows"] <= 1
+    assert found["cutset stage of 10 MB", "most memory beyond the base"] > 0
+
+
+def test_memory_is_divided_among_parts_that_have_layers() -> None:
+    def graph(blocks: int) -> Any:  # the embedding, two layers, and the head, as nodes of their own
+        nodes = [SimpleNamespace(state=blocks * each) for each in (0, 10, 10, 0)]
+        return SimpleNamespace(nodes=nodes, weight_bytes=lambda part: 100 * len(part))
+
+    blocks = [stage_memory._blocks(graph(1), graph(2), part, 250) for part in (range(1), range(2), range(1, 3))]
+    assert blocks == [0.0, 5.0, 2.5]
 
 
 def test_processes_are_pinned_before_they_load_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class MockLink(Channel):
     def timeouts(self) -> Timeouts:
         return self._timeouts
 
-    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+    def _put(self, data: bytes | bytearray, timeout: float, *, urgent: bool = False) -> None:
         fault = self._faults[len(self.sent) % len(self._faults)]
         self.sent.append(bytes(data))
         for arriving in fault(bytes(data), self._random):

@@ -76,8 +76,9 @@ def _allowed(model: Path, limits: list[int]) -> float:
 
 
 def _blocks(one: Graph, two: Graph, part: range, limit: int) -> float:
+    """Blocks of a part's cache that such a limit leaves room for; none where it has no layer: no stage is like that."""
     block = sum(two.nodes[i].state - one.nodes[i].state for i in part)
-    return max(0.0, (limit - one.weight_bytes(part)) / block)
+    return max(0.0, (limit - one.weight_bytes(part)) / block) if block else 0.0
 
 
 class _Often:

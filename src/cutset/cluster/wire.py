@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 import traceback
@@ -19,8 +20,8 @@ from cutset.cluster.messages import MOST_BODY, Body, HopReport, Message, More, W
 from cutset.cluster.values import Bytes
 from cutset.errors import CutsetError, FrameError, LinkError, LinkTimeout
 from cutset.link import Frame, Limits, Link
-from cutset.link.channel import Channel
 from cutset.link.frames import MAX_ARRAYS, MAX_HEADER
+from cutset.link.interface import RingLink
 from cutset.partition.hop import Hop
 
 if TYPE_CHECKING:
@@ -289,8 +290,8 @@ class Outbox:
             for packed in sending.frames:
                 self.link.send(packed[0], packed[1], timeout=0.0)
             packed = None
-            if isinstance(self.link, Channel):
-                self.link.yield_to_sender()
+            if not isinstance(self.link, RingLink):
+                os.sched_yield()  # to the thread that sends it: woken alone, it may wait until this one sleeps
         except LinkTimeout:  # it wasn't sent
             pass
         except CutsetError as failed:

@@ -35,8 +35,8 @@ class Channel(ABC):
         self._limit = limits.frame
 
     @abstractmethod
-    def _put(self, data: bytes | bytearray, timeout: float) -> None:
-        """Sends the bytes of a frame, which nobody changes any more."""
+    def _put(self, data: bytes | bytearray, timeout: float, *, urgent: bool = False) -> None:
+        """Sends the bytes of a frame, which nobody changes any more. `urgent`: see SharedSocket.send."""
 
     @abstractmethod
     def _take(self, timeout: float) -> memoryview:
@@ -49,18 +49,15 @@ class Channel(ABC):
     def stay_awake(self, seconds: float) -> None:  # noqa: B027
         """This link sleeps at once."""
 
-    def yield_to_sender(self) -> None:  # noqa: B027
-        """Offers the core to the thread that encrypts and sends what was put, where there is one. Without it that
-        thread may wait until this one sleeps, though it was woken."""
-
     def send(self, header: bytes, arrays: Sequence[ArrayLike] = (), *, timeout: float | None = None) -> None:
         """Encodes a frame and sends its bytes. Raises LinkTimeout (nothing was sent), LinkClosed and FrameError."""
         parts, _ = encode(header, arrays, self._limit)
         self._put(joined(parts), self._timeouts.send if timeout is None else timeout)
 
-    def send_frame(self, data: bytes, *, timeout: float) -> None:
-        """Sends the bytes of a frame that others have made. Raises as `send` does."""
-        self._put(data, timeout)
+    def send_frame(self, data: bytes, *, timeout: float, urgent: bool = False) -> None:
+        """Sends the bytes of a frame that others have made. `urgent`: they are waited for, unlike what this thread does
+        next. Raises as `send` does."""
+        self._put(data, timeout, urgent=urgent)
 
     def start(self, header: bytes, arrays: Sequence[ArrayLike] = ()) -> Callable[[], bool]:
         """Encodes a frame; each call of what is returned tries to send it without waiting, and says whether it did.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
@@ -40,10 +39,10 @@ class ZmqLink(Channel):
         self._piece = piece_of(address.partition(":")[0])
         self.user = own() if address.startswith("ipc:") else None  # see check_owner
 
-    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+    def _put(self, data: bytes | bytearray, timeout: float, *, urgent: bool = False) -> None:
         if self._why:
             raise LinkClosed(self._why)
-        if not self._sock.send(split_parts(data, self._piece), timeout, self._alive):
+        if not self._sock.send(split_parts(data, self._piece), timeout, self._alive, urgent=urgent):
             if self._why:
                 raise LinkClosed(self._why)
             raise timed_out(self.peer, timeout, sending=True)
@@ -60,9 +59,6 @@ class ZmqLink(Channel):
             self._why = f"{self.peer} ended the link"
             raise LinkClosed(self._why)
         return join_parts(parts, self._piece, self._limit)
-
-    def yield_to_sender(self) -> None:
-        os.sched_yield()
 
     def _alive(self) -> bool:
         for event, _ in self._sock.events():

@@ -34,7 +34,7 @@ class InprocLink(Channel):
         self._open = True
         self._other: InprocLink = self
 
-    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+    def _put(self, data: bytes | bytearray, timeout: float, *, urgent: bool = False) -> None:
         other, deadline = self._other, time.monotonic() + timeout
         with other._mail:
             while self._open and other._open:

@@ -57,11 +57,11 @@ class ClientEnd(Channel):
         self.inbox: deque[Frame] = deque()  # came while another client's frame was waited for
         self.open = True
 
-    def _put(self, data: bytes | bytearray, timeout: float) -> None:
+    def _put(self, data: bytes | bytearray, timeout: float, *, urgent: bool = False) -> None:
         if self.open:
             try:
                 parts = split_parts(data, self.listener.piece)
-                if self.listener.sock.send((self.route, *parts), timeout, self._alive):
+                if self.listener.sock.send((self.route, *parts), timeout, self._alive, urgent=urgent):
                     return
             except zmq.ZMQError as error:
                 if error.errno != zmq.EHOSTUNREACH:
@@ -70,9 +70,6 @@ class ClientEnd(Channel):
         if not self.open:
             raise LinkClosed(f"{self.peer} went away")
         raise timed_out(self.peer, timeout, sending=True)
-
-    def yield_to_sender(self) -> None:
-        os.sched_yield()
 
     def _alive(self) -> bool:
         self.listener.check()

@@ -62,9 +62,16 @@ class SharedSocket:
         self._end.atexit = False
 
     def send(
-        self, parts: Sequence[bytes | bytearray | memoryview], timeout: float, alive: Callable[[], bool] | None
+        self,
+        parts: Sequence[bytes | bytearray | memoryview],
+        timeout: float,
+        alive: Callable[[], bool] | None,
+        *,
+        urgent: bool = False,
     ) -> bool:
-        """False when there was no room until `timeout`, or when `alive`, asked now and then, said no."""
+        """False when there was no room until `timeout`, or when `alive`, asked now and then, said no. `urgent`: the
+        core is offered to ZeroMQ's own thread, which encrypts and sends: woken alone, it may wait until this one
+        sleeps."""
         deadline, asked = None, 0.0
         while True:
             with self._lock:
@@ -77,8 +84,12 @@ class SharedSocket:
                     sent = True
                 except zmq.Again:
                     sent = False
-                if self._receiving and int(self._raw.EVENTS) & zmq.POLLIN:
-                    os.eventfd_write(self._wake, 1)
+                if not urgent or not sent:
+                    self._tell_receiver()
+            if sent and urgent:
+                os.sched_yield()
+                with self._lock:
+                    self._tell_receiver()
             if sent:
                 return True
             now = time.monotonic()
@@ -93,6 +104,11 @@ class SharedSocket:
             room = select.poll()  # its own: several may wait to send, on one listener's links
             room.register(self._descriptor, select.POLLIN)
             room.poll(RETRY_MS)
+
+    def _tell_receiver(self) -> None:
+        """What waits to be received, if this thread may have taken the signal that it came."""
+        if not self.closed and self._receiving and int(self._raw.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            os.eventfd_write(self._wake, 1)
 
     def recv(self, timeout: float, alive: Callable[[], bool], awake: Awake | None = None) -> list[zmq.Frame] | None:
         """The parts of the next message; None after `timeout`, or when there is none and `alive` says no."""

@@ -101,7 +101,11 @@ class Links:
 
 
 def aligned(report: Report, sender: str, ours: Callable[[str, float], float]) -> Report:
-    """The report with all times on this side's clock."""
+    """The report with all times on this side's clock; itself where that is the clock of both parties."""
+    ends = [time for span in (*report.spans[:1], *report.spans[-1:]) for time in (span.start, span.end)]
+    there = all(ours(report.party, time) == time for time in ends)
+    if ends and there and (report.hop is None or not sender or ours(sender, report.hop.sent) == report.hop.sent):
+        return report
     spans = [replace(s, start=ours(report.party, s.start), end=ours(report.party, s.end)) for s in report.spans]
     hop = report.hop
     if hop is not None:

@@ -131,8 +131,7 @@ class NativeItem:
 
 
 def _send_frame(step: native.Step, link: Channel, front: bytes, clock: int) -> float:
-    link.send_frame(native.frame_of(step, front, clock), timeout=0.0)
-    link.yield_to_sender()
+    link.send_frame(native.frame_of(step, front, clock), timeout=0.0, urgent=True)
     return time.monotonic()
 
 
