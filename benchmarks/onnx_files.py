@@ -51,7 +51,7 @@ def exported(name: str, folder: Path) -> Path:
     network = build(name, head=name not in ("alexnet", "vgg16", "vgg19"), seed=3)
     path = folder / f"{name}.onnx"
     with torch.no_grad():
-        program = torch.onnx.export(network, (torch.zeros(1, 3, *EXPORTED_SIZE),), dynamo=True, verbose=False)
+        program: Any = torch.onnx.export(network, (torch.zeros(1, 3, *EXPORTED_SIZE),), dynamo=True, verbose=False)
     program.save(str(path))
     return path
 

@@ -26,6 +26,7 @@ from cutset.cli.bench_stream import configure
 from cutset.compare.results import Row
 from cutset.kernels.reference_delta import bits
 from cutset.video.imports.export import export
+from cutset.video.torch_model import TorchModel
 from cutset.video.zoo import build
 
 __all__ = ["CSR", "PARTS", "TARGETS", "configure", "run"]
@@ -56,6 +57,7 @@ def _faults(setting: StreamSetting) -> Iterator[Row]:
     video = min(setting.videos, key=lambda video: video.size[0] * video.size[1])
     count, kills = (60, 1) if setting.quick else (1000, 3)
     model = setting.model("alexnet", video)
+    assert isinstance(model, TorchModel)
     yield from run_faults("alexnet", model, video, count, kills, setting.log)
 
 

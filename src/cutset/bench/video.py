@@ -220,7 +220,10 @@ def _calibrate(
     from cutset.video.delta.calibrating import calibrate
 
     dense = [stage.dense.run(0, values) for values in pictures]
-    calibrate(stage.program, pictures, dense, accuracy.moved, scale=stage.scale, budget=CALIBRATED, log=setting.log)
+    found = calibrate(
+        stage.program, pictures, dense, accuracy.moved, scale=stage.scale, budget=CALIBRATED, log=setting.log
+    )
+    stage.factors = found.factors
 
 
 def _accuracy(setting: VideoSetting, detections: Detections | None) -> Accuracy:

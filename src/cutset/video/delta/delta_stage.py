@@ -87,8 +87,17 @@ class DeltaStage:
             array[...] = 0
         dense.run(0, zeros)
         seconds = statistics.median(timeit.repeat(lambda: dense.run(0, zeros), timer=clock, number=1, repeat=RUNS))
-        more = {"threads": threads, "scale": scale, "runtime": runtime}
-        self = cls(graph, nodes, weights, dense, dense_seconds=seconds, clock=clock, **more)
+        self = cls(
+            graph,
+            nodes,
+            weights,
+            dense,
+            threads=threads,
+            scale=scale,
+            dense_seconds=seconds,
+            runtime=runtime,
+            clock=clock,
+        )
         if self.program.sparse_flops:  # the first time weights are brought into their form
             self._key_seconds = min(timeit.repeat(lambda: self._key(zeros), timer=clock, number=1, repeat=2))
         return self

@@ -190,7 +190,7 @@ def _middle(picture: Array) -> NDArray[np.float32]:
     channel = picture[0, min(1, picture.shape[1] - 1)]
     rows, columns = channel.shape
     top, left = max((rows - LOOK) // 2, 0), max((columns - LOOK) // 2, 0)
-    look = channel[top : top + LOOK, left : left + LOOK].astype(np.float32)
+    look: NDArray[np.float32] = channel[top : top + LOOK, left : left + LOOK].astype(np.float32)
     if picture.dtype != np.uint8 and look.size:
         look *= 255 / max(float(np.abs(look).max()), 1e-6)
     return look
