@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         "rate to by hand": found[REPLICAS, RATE] / found[BY_HAND, RATE],
         "hits to one engine": found[REPLICAS, HITS] / found[ONE, HITS],
     }
-    rows += [Row(args.model, "cutset serve", metric, value, "share", None) for metric, value in ratios.items()]
+    rows += [Row(args.model, "cutset serve", metric, value, "x", None) for metric, value in ratios.items()]
     print(rows_table(rows))
     print(f"\n{targets_table(rows, TARGETS)}")
     save_rows(args, rows, threads=2)
@@ -81,7 +81,7 @@ def _measured(args: argparse.Namespace, name: str, servers: list[list[str]]) -> 
     rate = CLIENTS * TURNS * args.tokens / seconds
     return [
         Row(args.model, name, RATE, rate, "tok/s", None),
-        Row(args.model, name, HITS, hits / queries, "share", None),
+        Row(args.model, name, HITS, hits / queries, "rel", None),
     ]
 
 

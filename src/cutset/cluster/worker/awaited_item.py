@@ -14,7 +14,7 @@ from cutset.link import Frame, Link
 if TYPE_CHECKING:
     from cutset.cluster.worker.pipeline import RanItem
 
-__all__ = ["Arrivals", "AwaitedItem", "Got", "HopWaiter", "Window"]
+__all__ = ["Arrivals", "AwaitedItem", "Got", "HopWaiter", "WakeWindow"]
 
 Got = tuple[Link, Frame]
 
@@ -46,7 +46,7 @@ class HopWaiter(Protocol):
         next worker is."""
 
 
-class Window(NamedTuple):
+class WakeWindow(NamedTuple):
     """Seconds to sleep from now on, then to stay awake, and then to sleep again."""
 
     sleep: float
@@ -73,11 +73,11 @@ class Arrivals:
         if len(self._took) > SIZES:
             del self._took[next(iter(self._took))]
 
-    def window(self, nbytes: int, waited: float, timeout: float) -> Window:
+    def window(self, nbytes: int, waited: float, timeout: float) -> WakeWindow:
         """How to wait on, up to `timeout`: not awake where there is nothing to go by, or that time is over."""
         took = self._took.get(nbytes)
         if took is None or len(took) < KEPT // 2:
-            return Window(timeout, 0.0, 0.0)
+            return WakeWindow(timeout, 0.0, 0.0)
         early, late = min(took), max(took)
         most = min(max(SHARE * early, SHORT), MOST_AWAKE)
         begins = max(early - EARLY, 0.0)
@@ -85,5 +85,5 @@ class Arrivals:
         sleep = max(begins - waited, 0.0)
         awake = min(ends - waited - sleep, timeout - sleep)
         if awake <= 0:
-            return Window(timeout, 0.0, 0.0)
-        return Window(sleep, awake, timeout - sleep - awake)
+            return WakeWindow(timeout, 0.0, 0.0)
+        return WakeWindow(sleep, awake, timeout - sleep - awake)
