@@ -96,7 +96,11 @@ class Constraint:
             return False
         with self._lock:
             matcher = self._matcher
-            return matcher is None or (not matcher.is_error() and int(matcher.validate_tokens([token_id])) == 1)
+            if matcher is None:
+                return True
+            # Where bytes are forced the mask has one token for them, of several that would do.
+            valid = not matcher.is_error() and int(matcher.validate_tokens([token_id])) == 1
+            return valid and not matcher.compute_ff_bytes()
 
     def rows(self, known: int, drafts: Sequence[int] = ()) -> list[Bits]:
         """The mask for the next token after `known` tokens, and one behind each draft that those before it allow.

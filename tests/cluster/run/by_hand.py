@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.messages import (
+    MINOR,
     PROTOCOL,
     Beat,
     Card,
@@ -75,7 +76,7 @@ def ended(link: Link) -> None:
 
 
 def hello(role: Any, secret: bytes, name: str, **changes: Any) -> Hello:
-    return hellos.hello(PROTOCOL, about=encode(Introduction(role, secret, name)), **changes)
+    return hellos.hello(PROTOCOL, about=encode(Introduction(role, secret, name, MINOR)), **changes)
 
 
 def greeted(address: str, secret: bytes = SECRET) -> Link:

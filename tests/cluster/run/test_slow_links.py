@@ -23,7 +23,7 @@ from cutset.cluster.coordinator.plans import even_plan
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
-from cutset.cluster.messages import PROTOCOL, Beat, Card, encode
+from cutset.cluster.messages import MINOR, PROTOCOL, Beat, Card, encode
 from cutset.cluster.wire import LIMITS, Outbox, piece_bytes, pieces, unpack
 from cutset.cluster.worker import neighbour
 from cutset.cluster.worker.pipeline import Pipeline
@@ -120,7 +120,7 @@ class Silent:
             frame.release()
             if isinstance(message, Hello):
                 self.hellos += 1
-                link.send(encode(welcome(PROTOCOL, encode(Card("none", 1, 1, 0, "0", "cpu")))))
+                link.send(encode(welcome(PROTOCOL, encode(Card("none", 1, 1, 0, "0", "cpu", MINOR)))))
 
     def close(self) -> None:
         self._open = False

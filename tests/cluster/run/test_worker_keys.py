@@ -16,6 +16,7 @@ from cluster.run.pictures import expected, moving, same, small_model
 from cluster.run.running import Running, torch_settings
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.messages import (
+    MINOR,
     PROTOCOL,
     Introduction,
     Peer,
@@ -153,7 +154,7 @@ def test_a_worker_asks_everybody_for_evidence() -> None:
         return str(caught.value)
 
     def coordinator_with(prove: Any) -> None:
-        about = encode(Introduction("coordinator", SECRET, "w2"))
+        about = encode(Introduction("coordinator", SECRET, "w2", MINOR))
         handshake = Handshake(PROTOCOL, prove=prove, verify=verifies).with_keys(mine)
         handshake.dial(lambda: dial(worker.address, keys=mine.expecting(ours.public)), about, timeout=5)
 
@@ -167,7 +168,7 @@ def test_a_worker_asks_everybody_for_evidence() -> None:
         plain = Running("tcp://127.0.0.1:0", torch_settings(keys=ours, coordinators=allow), keys=ours, allow=allow)
         try:
             there = mine.expecting(ours.public)
-            about = encode(Introduction("coordinator", SECRET, "w2"))
+            about = encode(Introduction("coordinator", SECRET, "w2", MINOR))
             wants = Handshake(PROTOCOL, verify=verifies).with_keys(mine)
             with pytest.raises(HandshakeError, match=r"the worker at tcp://\S+ shows no evidence, and it is required"):
                 wants.dial(lambda: dial(plain.address, keys=there), about, timeout=5)

@@ -126,8 +126,9 @@ def dial(
             link = connect(peer.address, keys=dialling, timeouts=TIMEOUTS, limits=LIMITS)
         return link if pace is None else paced(link, pace)
 
-    # It shows evidence to who asks for it, which who is dialled can't.
-    handshake = replace(settings.handshake.with_keys(dialling), prove=None, verify=settings.verify_next)
+    # Evidence that nobody asked for is refused: it is shown where workers ask those who dial them, as this one does.
+    own = settings.handshake.with_keys(dialling)
+    handshake = replace(own, prove=None if own.verify is None else own.prove, verify=settings.verify_next or own.verify)
     about = encode(Introduction("worker", secret, name, MINOR))
     link, welcome, seconds = handshake.dial(open_link, about, timeout=TIMEOUTS.recv + latency)
     try:
