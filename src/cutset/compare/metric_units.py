@@ -47,12 +47,14 @@ COSTS = (
     "nats",
     "bits",
     "answers",
+    "requests",
     "rows",
 )
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 # Metrics whose unit says the opposite, or nothing. `roof` is per cent of what the machine can do.
 METRICS = {"accuracy": True, "agreement": True, "hit rate": True, "roof": True, "speedup": True, "rel error": False}
 METRICS |= {"answers that are equal": True, "top-1 agreement": True, "explained": True, "share of read bandwidth": True}
+METRICS |= {"prompt tokens found in a cache": True}
 
 
 def higher_is_better(unit: str, metric: str) -> bool:
