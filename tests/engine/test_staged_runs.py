@@ -184,7 +184,7 @@ def test_several_answers_survive_together(one: LLM, three: Stages) -> None:
 
 def test_without_enough_memory_requests_wait_and_end_with_what_is_missing(one: LLM, tmp_path: Path) -> None:
     with running(tmp_path, "a", "b", extra=["--memory", "13MB"]) as stages:
-        how = stages.settings("a", "b") | SMALL | {"patience": 0.5}
+        how = stages.settings("a", "b") | SMALL | {"patience": 2.0}
         with LLM("story", **how) as llm:
             with pytest.raises(CutsetError, match=r"need about .* MiB .* may use 12 MiB"):
                 text(llm, LONG, 20, lambda: stages.kill("b"))
