@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
+from benchmarks.ray_cluster import children
 from cutset.cli import main
 
 COUNT = 400
@@ -104,25 +105,6 @@ def actors() -> list[int]:
     return found
 
 
-def descendants(pid: int, word: bytes) -> list[int]:
-    """Processes below this one whose command line has the word, the oldest first."""
-    parents, named = {}, []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if word in (path / "cmdline").read_bytes():
-                named.append(int(path.name))
-        except OSError:
-            continue
-
-    def below(one: int) -> bool:
-        while one > 1 and one != pid:
-            one = parents.get(one, 0)
-        return one == pid
-
-    return sorted(one for one in named if below(one))
-
-
 @pytest.mark.slow
 def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     pytest.importorskip("ray.data")
@@ -185,7 +167,7 @@ def test_nodes_go_and_then_the_driver_while_files_play(tmp_path: Path) -> None:
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
         done = len(list((tmp_path / "there").glob("*.mp4.jsonl")))
-        raylets = descendants(process.pid, b"raylet/raylet")
+        raylets = children(process.pid, "raylet/raylet")
         if done > 2 * gone and gone < 2 and len(raylets) == 3 - gone:
             os.kill(raylets[-1], signal.SIGKILL)  # not the head's
             gone += 1
