@@ -81,6 +81,23 @@ def test_sequences_are_shared_out_among_groups_and_not_among_all_steps() -> None
     assert set(decodes) == {4}, "two groups of four"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "chunks"), [(100, [100]), (200, [100, 100]), (384, [256, 64, 64]), (500, [256, 122, 122])]
+)
+def test_the_last_chunk_of_a_prompt_is_small_where_stages_wait_for_it(tokens: int, chunks: list[int]) -> None:
+    options = {"block_size": 16, "blocks": 64, "max_batch_tokens": 512}
+    prompt = [3 + number % 20 for number in range(tokens)]
+    params = SamplingParams(temperature=0, max_tokens=2)
+    whole = FakeExecutor()
+    right = run(staged_engine(whole, **options), {"a": (prompt, params)})
+    pipeline = Grouped([FakeExecutor()], 3)
+    assert run(staged_engine(pipeline, **options), {"a": (prompt, params)}) == right
+    rows = [len(item.batch.token_ids) for item in pipeline.items]
+    assert rows[: len(chunks)] == chunks
+    assert sum(chunks) == tokens
+    assert whole.log[0] == [tokens], "one stage waits for nobody"
+
+
 def test_a_request_may_come_back_while_its_old_steps_are_on_their_way() -> None:
     whole = run(staged_engine(FakeExecutor(), **OPTIONS), {"a": (COMMON, GREEDY)})
     for depth in (2, 3):

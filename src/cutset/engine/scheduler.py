@@ -16,6 +16,7 @@ from cutset.engine.waiting_line import WaitingLine
 __all__ = ["Scheduler"]
 
 LEAST_ROWS = 128  # of a step, where there are that many: a matrix that is read for fewer costs more than they bring
+LAST_ROWS = 64  # of a prompt's last step, about, where several are on their way: all stages but the last wait for it
 MOST_SCORED = 2**31 - 1  # rows
 AT_ONCE = 8  # blocks that are read from a store together
 RESTORED_BYTES = 16 << 20  # read from a store between two steps: some 10 ms, in which nobody gets a token
@@ -315,6 +316,8 @@ class Scheduler:
     def _take(self, sequence: Sequence, rows: dict[Sequence, int], budget: int) -> int:
         """Puts rows of a prompt into a step, at most `budget`; how many."""
         count = min(sequence.uncomputed, budget)
+        if self.groups > 1 and count == sequence.uncomputed >= 2 * LAST_ROWS:
+            count = -(-count // 2)
         if sequence.scoring:
             count = min(count, self.most_scored - sum(rows[one] for one in rows if one.scoring))
         if count > 0:
