@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         rows += _at_rest(args, placed)
     found = {(row.system, row.metric): row.value for row in rows}
     ratio = found[PLACED, RATE] / found[BY_HAND, RATE]
-    rows.append(Row(args.model, "cutset stages", "rate to by hand", ratio, "share", None))
+    rows.append(Row(args.model, "cutset stages", "rate to by hand", ratio, "x", None))
     print(rows_table(rows))
     print(f"\n{targets_table(rows, TARGETS)}")
     save_rows(args, rows, threads=args.stages)
@@ -148,10 +148,10 @@ def _at_rest(args: argparse.Namespace, llm: LLM) -> list[Row]:
     shares = {name: (_cpu(pids) - before[name]) / elapsed / count for name, pids in groups.items()}
     said = {"actor": "its actor", "node": "its node's raylet and agents", "driver": "its part of the driver"}
     rows = [
-        Row(args.model, "cutset stages", f"idle stage, {said[name]}", share, "share", None)
+        Row(args.model, "cutset stages", f"idle stage, {said[name]}", share, "rel", None)
         for name, share in shares.items()
     ]
-    return [*rows, Row(args.model, "cutset stages", "idle stage, all of Ray", sum(shares.values()), "share", None)]
+    return [*rows, Row(args.model, "cutset stages", "idle stage, all of Ray", sum(shares.values()), "rel", None)]
 
 
 def _cpu(pids: list[int]) -> float:
