@@ -48,6 +48,7 @@ COSTS = (
     "bits",
     "answers",
     "requests",
+    "pictures",
     "rows",
 )
 UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
