@@ -183,6 +183,8 @@ WRONG = {
     "workers": ["0", "65", "a\0b"],
     "key": ["a\0b"],
     "worker_keys": ["a\0b"],
+    "worker_policy": ["a\0b"],
+    "worker_evidence": ["none", "TDX", "a\0b"],
     "workers_listen": ["a\0b"],
     "ray": ["somewhere", "head:x", "a\0b"],
     "place": ["a\0b"],

@@ -52,12 +52,13 @@ from cutset.models.text.tokenizer import Tokenizer
 from cutset.models.text.tokenizer_files import tokenizer_files
 
 if TYPE_CHECKING:
+    from cutset.cluster.launch.party_evidence import PartyEvidence
     from cutset.engine.linked_stages import LinkedStages
     from cutset.link.peer import Binding
     from cutset.offload.client.offload import Offload
     from cutset.trust.audit import AuditLog
 
-__all__ = ["LoadedModel", "Message", "Prompt"]
+__all__ = ["LoadedModel", "Message", "Prompt", "stage_evidence"]
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class LoadedModel:
                 progress=progress,
                 log=log.info,
                 verify=_verify_by(self.settings.stage_policy, audit),
+                evidence=stage_evidence(self.settings),
             )
             runs = self.stages.pipeline
         else:
@@ -337,6 +339,15 @@ class LoadedModel:
         for party in (getattr(self, "offload", None), getattr(self, "stages", None)):
             if party is not None:
                 party.close()
+
+
+def stage_evidence(settings: Settings) -> PartyEvidence | None:
+    """What stages show and want that are started for a run; None where they show nothing. Raises ConfigError."""
+    if not settings.stage_evidence:
+        return None
+    from cutset.trust.evidence.party_policy import party_evidence
+
+    return party_evidence(settings.stage_evidence, "--stage-policy", settings.stage_policy, carried=bool(settings.ray))
 
 
 def _check_oblivious(settings: Settings) -> None:

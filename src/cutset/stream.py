@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,13 @@ from cutset.cluster.coordinator.coordinator import Coordinator
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.launch import Launcher
 from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.supervisor import Supervisor
-from cutset.cluster.messages import Report
+from cutset.cluster.messages import HANDSHAKE, Report
 from cutset.config import StreamSettings, load_stream_settings
 from cutset.errors import ConfigError, CutsetError, RequestError
 from cutset.link.keys import Keys
+from cutset.link.peer import Handshake
 from cutset.partition.hop import Hop
 from cutset.partition.plan import Plan
 from cutset.video.assembly import Addresses, Assembly, Given, assemble
@@ -30,7 +33,7 @@ from cutset.video.runtimes.choose import stamped
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Stream", "StreamSettings"]
+__all__ = ["Stream", "StreamSettings", "worker_evidence"]
 
 # What settings were called as keywords before there were settings.
 EARLIER = {"half": "float16", "speeds": "speed"}
@@ -120,15 +123,19 @@ class Stream:
                 observe(report, plan, seconds)
 
         try:
+            evidence, handshake = worker_evidence(self.settings), _asking(self.settings, log)
             if assembly.ray is not None:
-                launcher = placed = ray_workers(assembly.ray, assembly, log)
+                launcher = placed = ray_workers(assembly.ray, assembly, log, evidence)
                 self._started.callback(placed.close)
                 keys = placed.keys
             elif isinstance(assembly.workers, int):
                 settings = assembly.settings
-                local = LocalWorkers(assembly.workers, threads=settings.threads, speeds=assembly.speeds)
+                local = LocalWorkers(
+                    assembly.workers, threads=settings.threads, speeds=assembly.speeds, evidence=evidence
+                )
                 self._started.callback(local.close)
-                launcher = self._local = local
+                launcher, keys = local, local.keys
+                self._local = local
                 local.stock(self.model)
             if launcher is not None:
                 self._started.callback(Supervisor(launcher, log).close)
@@ -141,6 +148,7 @@ class Stream:
                 inputs=assembly.inputs,
                 keys=keys,
                 rendezvous=assembly.rendezvous,
+                handshake=handshake,
                 locate=launcher.locate if launcher is not None else None,
                 paces=assembly.links,
                 observe=observe if accuracy is None else hear,
@@ -215,6 +223,25 @@ class Stream:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def worker_evidence(settings: StreamSettings) -> PartyEvidence | None:
+    """What workers show and want that are started for a run; None where they show nothing. Raises ConfigError."""
+    if not settings.worker_evidence:
+        return None
+    from cutset.trust.evidence.party_policy import party_evidence
+
+    carried = bool(settings.ray)
+    return party_evidence(settings.worker_evidence, "--worker-policy", settings.worker_policy, carried=carried)
+
+
+def _asking(settings: StreamSettings, log: Callable[[str], None]) -> Handshake:
+    """What every worker is told and asked before it gets anything. Raises ConfigError."""
+    if settings.worker_policy is None:
+        return HANDSHAKE
+    from cutset.trust.evidence.link_evidence import verify_by
+
+    return replace(HANDSHAKE, verify=verify_by(settings.worker_policy, warn=log))
 
 
 def _settings(settings: StreamSettings | None, single: dict[str, Any]) -> StreamSettings:

@@ -15,24 +15,20 @@ from cutset.config import load_settings
 from cutset.engine import SamplingParams
 from cutset.errors import ConfigError, LinkError
 from cutset.llm import LLM
+from cutset.models.registry import BUNDLED
 from cutset.trust.audit import AuditLog
-from cutset.trust.evidence.providers import SimulatorProvider
-from cutset.trust.evidence.served_files import manifest_digest
-from cutset.version import software
-from engine.stage_processes import Stages, running, workers_of
-from tests.trust.wire import policy_text
+from cutset.trust.evidence.served_files import manifest_digest, served_files
+from engine.stage_processes import Stages, running, until, workers_of
+from link.recorder import policy_for
 
 FEW = SamplingParams(max_tokens=6, temperature=0)
 SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 64, "max_num_seqs": 2, "cache_mib": 2}
 SHOWS = ["--evidence", "simulator"]
 
 
-def policy(place: Path, *, measured: bytes = b"cutset", mode: str = "stage") -> Path:
+def policy(place: Path, *, measured: bytes = b"cutset", mode: str = "stage", manifest: str = "") -> Path:
     """What a simulated stage without a model fits."""
-    text = policy_text(SimulatorProvider(measured).measurement.hex(), manifest_digest([]).hex())
-    text = text.replace('modes = ["none"]', f'modes = ["{mode}"]')
-    place.write_text(text.replace('versions = ["cutset 1"]', f'versions = ["{software()}"]'))
-    return place
+    return policy_for(place, mode, measured=measured, manifest=manifest)
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +98,10 @@ def test_a_stage_hands_nothing_to_one_without_evidence(stages: Stages) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"stages": 2, "stage_keys": [], "key": None}, "processes on this machine have none"),
-        ({"stages": ["ipc:///tmp/x"], "stage_keys": []}, "ipc:///tmp/x have none"),
+        ({"stages": 2, "stage_keys": [], "key": None}, "processes on this machine, .* --stage-evidence says"),
+        ({"stages": ["ipc:///tmp/x"], "stage_keys": []}, "ipc:///tmp/x has none"),
+        ({"stage_evidence": "simulator"}, "start those at addresses with --evidence simulator"),
+        ({"stages": 2, "stage_keys": [], "stage_evidence": "tdx", "stage_policy": None}, "nobody asks for it"),
         ({"stages": [], "stage_keys": []}, "--stage-policy is for stages"),
         ({"stage_policy": Path("/nowhere.toml")}, "nowhere"),
     ],
@@ -154,3 +152,33 @@ def test_one_that_dials_in_is_asked_too(tmp_path: Path) -> None:
 def test_a_stage_with_evidence_serves_who_does_not_ask(stages: Stages) -> None:
     with LLM("story", **stages.settings("b"), **SMALL) as llm:
         assert llm.generate("Once", FEW)[0].token_ids
+
+
+def test_stages_that_are_started_here_show_it_and_ask_each_other(tmp_path: Path) -> None:
+    """Over tcp, with keys that are made for them; of the model that they read from this machine's disk."""
+    with LLM("story", **SMALL) as one:
+        wanted = one.generate("Once", FEW)[0].token_ids
+    fits = policy(tmp_path / "p.toml", manifest=manifest_digest(served_files(BUNDLED)).hex())
+    with LLM("story", stages=2, spares=1, stage_policy=fits, stage_evidence="simulator", **SMALL) as llm:
+        assert llm.generate("Once", FEW)[0].token_ids == wanted
+        assert len(workers_of(llm)) == 2
+        assert llm.stages is not None
+        local = llm.stages.local
+        assert local is not None
+        assert all(where.startswith("tcp://127.0.0.1:") for where, _ in local.addresses.values())
+        assert len({key for _, key in local.addresses.values()}) == 3
+        commands = [Path(f"/proc/{local.process(name).pid}/cmdline").read_bytes() for name in local.names]
+        assert all(f"--stage-policy\0{fits}\0".encode() in command for command in commands)
+        before = local.locate(local.names[1])
+        local.process(local.names[1]).kill()
+        until(lambda: local.addresses.get(local.names[1], before) != before)
+        assert llm.generate("Once", FEW)[0].token_ids == wanted
+        directory = local.directory
+    assert not directory.exists()
+
+
+def test_and_get_nothing_where_it_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutset.cluster.coordinator.reach.REFUSED", 0.2)
+    other = policy(tmp_path / "p.toml", measured=b"other", manifest=manifest_digest(served_files(BUNDLED)).hex())
+    with pytest.raises(LinkError, match=r"its measurement .* isn't one that the policy allows"):
+        LLM("story", stages=2, stage_policy=other, stage_evidence="simulator", **SMALL)

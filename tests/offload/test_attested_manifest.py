@@ -123,6 +123,7 @@ TLS = ["--tls-cert", "/private/tls.pem", "--tls-key", "/private/tls.key", "--evi
         ([*RUN, "serve", "/model", "--tls-cert", "/model/c", "--tls-key", "/model/k"], "is a file that the host reads"),
         ([*RUN, "serve", "/model", *TLS, "--evidence-root", "/private"], "--evidence-root"),
         ([*RUN, "serve", "/model", *TLS[:-1], "simulator"], "proves nothing"),
+        ([*RUN, "serve", "/model", *TLS, "--stage-evidence", "simulator"], "proves nothing"),
         ([*RUN, *ASK[:-1], "--attestation-root", "/private", "--", *ONE], "--attestation-root"),
         ([*RUN, "trust", "provision", "--from", "http://keys:1", "--seal", SEAL, "--", *ONE], "https://"),
     ],

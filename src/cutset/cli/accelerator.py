@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
 def _placed(args: argparse.Namespace, settings: Settings) -> int:
     """Has Ray place it, and says where it is, and by which key it is known, as often as that changes."""
     from cutset.link.keys import load_allowed
-    from cutset.offload.accelerator.placed import PASSED_ON, PlacedAccelerator
+    from cutset.offload.accelerator.placed import PlacedAccelerator
 
     for name in ("listen", "key", "allow_user", "ring_files"):
         if getattr(args, name):
@@ -149,14 +149,27 @@ def _placed(args: argparse.Namespace, settings: Settings) -> int:
     if args.allow is None:
         raise ConfigError("--ray needs --allow, the clients' public keys; see `cutset keys`")
     stop: list[int] = []
-    words = [word for name in PASSED_ON for word in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
-    words += ["--no-pads"] if args.no_pads else []
-    with PlacedAccelerator(args.model, words, load_allowed(args.allow), settings, log) as placed:
+    with PlacedAccelerator(args.model, _passed_on(args), load_allowed(args.allow), settings, log) as placed:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, frame: stop.append(number))
         placed.serve(lambda: bool(stop))
     log("stopped")
     return 0
+
+
+def _passed_on(args: argparse.Namespace) -> list[str]:
+    """The flags that are the placed one's, too; whether its node has the evidence that they name is seen there."""
+    from cutset.offload.accelerator.placed import PASSED_ON
+
+    names = (*PASSED_ON, "evidence", "device_evidence", "evidence_root")
+    given = {name: getattr(args, name) for name in names}
+    words = [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    return [*words, "--no-pads"] if args.no_pads else words
 
 
 def _show_evidence(accelerator: Accelerator, provider: Provider, model: str, settings: Settings) -> None:

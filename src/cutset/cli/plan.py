@@ -25,6 +25,7 @@ SETTINGS = (
     "stages",
     "stage_keys",
     "stage_policy",
+    "stage_evidence",
     "key",
     "objective",
     "backend",
@@ -112,6 +113,7 @@ def _measured(args: argparse.Namespace, settings: Settings, source: object, prog
     from cutset.engine.linked_stages import LinkedStages
     from cutset.engine.stage_choices import stage_choices
     from cutset.engine.stage_item import StageSetup
+    from cutset.loaded_model import stage_evidence
     from cutset.models.files.source import ModelSource
     from cutset.models.run.backend import cache_blocks, choose, kept_states, stored_dtype
 
@@ -124,7 +126,15 @@ def _measured(args: argparse.Namespace, settings: Settings, source: object, prog
 
         verify = verify_by(settings.stage_policy, warn=log)
     stages = LinkedStages(
-        source, settings, choice, context, progress=progress, log=log, fresh=args.fresh, verify=verify
+        source,
+        settings,
+        choice,
+        context,
+        progress=progress,
+        log=log,
+        fresh=args.fresh,
+        verify=verify,
+        evidence=stage_evidence(settings),
     )
     try:
         states = settings.max_num_seqs + kept_states(source.spec, choice, settings) if source.spec.state_floats else 0

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import argparse
 import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from cutset.cli.options import add_settings, settings_from
 from cutset.cli.output import log
 from cutset.cli.progress import Progress
+from cutset.cli.serve_evidence import add_evidence, mode_of, prover_of, provider_from
 from cutset.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cutset.link.peer import Binding
+    from cutset.llm import AsyncLLM
+    from cutset.trust.evidence.providers import Provider
 
 __all__ = ["configure", "run"]
 
@@ -30,6 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=DIR",
         help="LoRA adapters as PEFT saves them, the same at all replicas",
     )
+    add_evidence(parser, what="a server that asks for it", needs="tcp")
     add_settings(parser)
 
 
@@ -40,10 +51,14 @@ def run(args: argparse.Namespace) -> int:
     from cutset.llm import AsyncLLM
 
     settings = settings_from(args)
-    if parse_address(args.listen).scheme not in ("tcp", "ipc"):
+    scheme = parse_address(args.listen).scheme
+    if scheme not in ("tcp", "ipc"):
         raise ConfigError(f"--listen {args.listen}: a replica listens at tcp://HOST:PORT or ipc://PATH")
+    provider = provider_from(args, over=scheme == "tcp", needs="keys: listen on tcp://")
     key = None if settings.key is None else str(settings.key)
     keys, allowed = listening_keys(args.listen, key, args.allow, "servers")
+    if settings.ray:  # stages that Ray places have keys that are made for them: this one is of the front's link
+        settings = replace(settings, key=None)
     adapters = adapters_from(args.lora_modules)
     try:
         from cutset.serve.replicas.replica import Replica
@@ -58,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
     llm = AsyncLLM(args.model, settings=settings, adapters=adapters, progress=Progress())
     try:
+        prove = None if provider is None else _prove(provider, llm, adapters)
         listener = listen(args.listen, keys=keys, allow=allowed, limits=LIMITS)
-        replica = Replica(llm, listener, keys, log)
+        replica = Replica(llm, listener, keys, log, prove=prove)
         try:
             # Only now: while loading, Ctrl-C ends at once.
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -73,3 +89,14 @@ def run(args: argparse.Namespace) -> int:
     finally:
         llm.close()
     return 0 if stop else 1
+
+
+def _prove(provider: Provider, llm: AsyncLLM, adapters: dict[str, str]) -> Callable[[Binding], bytes]:
+    """What shows evidence of the model and its adapters. Its mode says where prompts go on to, if anywhere. Raises
+    ConfigError."""
+    from cutset.trust.evidence.link_evidence import prove_link
+
+    files = {llm.name: llm.directory} | {name: Path(where) for name, where in adapters.items()}
+    beyond = mode_of(llm)
+    mode = "replica" if beyond == "none" else f"replica, {beyond}"
+    return prove_link(prover_of(provider, files, mode, {}, llm.settings.thread_count, log))

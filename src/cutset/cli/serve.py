@@ -176,8 +176,13 @@ def run(args: argparse.Namespace) -> int:
         models = _named_alone(args, models[0])
     if pooled:
         _check_alone(args)
-    if args.replicas is not None and (args.evidence or args.model_key):
-        raise ConfigError("--replicas are other processes than the one that --evidence and --model-key are of")
+    if args.replicas is not None and args.model_key:
+        raise ConfigError("--replicas are other processes than the one that --model-key is of: leave one of them out")
+    if args.replicas is not None and args.evidence and args.replica_policy is None:
+        raise ConfigError(
+            "--replicas are other processes than the one that --evidence is of: say with --replica-policy which "
+            "evidence they must show"
+        )
     memory = memory_from(args.memory) if pooled else 0
     with contextlib.ExitStack() as stack:
         certified = args.tls_cert is not None
@@ -239,7 +244,7 @@ def _keys(args: argparse.Namespace) -> list[str]:
 def _check_alone(args: argparse.Namespace) -> None:
     """Raises ConfigError for flags that are of one model."""
     alone = ("served_model_name", "lora_modules", "chat_template", "trace", "replicas", "replica_keys")
-    for name in (*alone, "model_key", "audit_log"):
+    for name in (*alone, "replica_policy", "replica_evidence", "model_key", "audit_log"):
         if getattr(args, name):
             raise ConfigError(f"--{name.replace('_', '-')} is for one model: serve it alone, without --memory")
 

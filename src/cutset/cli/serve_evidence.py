@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cutset.config import EVIDENCE_KINDS
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,15 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["add_evidence", "audit_from", "mode_of", "prover_of", "provider_from"]
 
-KINDS = ("sgx", "tdx", "snp", "simulator")
-
 
 def add_evidence(parser: argparse.ArgumentParser, *, what: str, needs: str, devices: bool = True) -> None:
     """Adds the flags. `what` it is shown to, and which flag it `needs`; whether `devices` may vouch beside it."""
     group = parser.add_argument_group("evidence")
     group.add_argument(
         "--evidence",
-        choices=KINDS,
+        choices=EVIDENCE_KINDS,
         help=f"show {what} a quote that is bound to this side's key and the model's files: sgx by Gramine, tdx and snp "
         f"by the kernel's configfs-tsm; simulator is NOT CONFIDENTIAL. Needs {needs}",
     )
@@ -96,5 +95,8 @@ def audit_from(args: argparse.Namespace) -> AuditLog | None:
 
 
 def mode_of(llm: AsyncLLM) -> str:
-    """What evidence says of where the model runs: a mode of an offload, stages elsewhere, or nothing goes anywhere."""
+    """What evidence says of where the model runs: a mode of an offload, stages or replicas elsewhere, or nothing goes
+    anywhere."""
+    if getattr(llm, "replicas", None) is not None:  # of a ReplicatedLLM; what else is there needs none of its packages
+        return "replicas"
     return llm.mode or ("stages" if llm.stages is not None else "none")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutset.cli.progress import Progress
+from cutset.config import EVIDENCE_KINDS
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cutset.cluster.launch.party_evidence import PartyEvidence
     from cutset.config import Settings
+    from cutset.link.peer import Binding
     from cutset.llm import AsyncLLM
     from cutset.trust.audit import AuditLog
 
@@ -35,6 +39,19 @@ def add_replicas(parser: argparse.ArgumentParser) -> None:
         "--replica-keys",
         metavar="A,B",
         help="with tcp: the replicas' public keys, in their order; --key is this side's own pair",
+    )
+    group.add_argument(
+        "--replica-policy",
+        type=Path,
+        metavar="FILE",
+        help="which evidence every replica must show before it gets a prompt, see `cutset trust policy`",
+    )
+    group.add_argument(
+        "--replica-evidence",
+        default="",
+        choices=EVIDENCE_KINDS,
+        help="with --replica-policy and --replicas N: which evidence the replicas show that are started here, or by "
+        "Ray; simulator is NOT CONFIDENTIAL. They listen on tcp then",
     )
 
 
@@ -66,8 +83,9 @@ def open_served(
 
     progress = Progress()
     if args.replicas is None:
-        if args.replica_keys is not None:
-            raise ConfigError("--replica-keys are of replicas at addresses: name them with --replicas")
+        for name in ("replica_keys", "replica_policy", "replica_evidence"):
+            if getattr(args, name):
+                raise ConfigError(f"--{name.replace('_', '-')} is for replicas: say which there are, with --replicas")
         if settings.ray and not has_stages(settings):
             raise ConfigError(f"--ray {settings.ray}: say how many it places, with --replicas N or --stages N")
         return AsyncLLM(
@@ -75,6 +93,7 @@ def open_served(
         )
     if args.trace is not None:
         raise ConfigError("--trace is of one engine: leave --replicas out")
+    from cutset.cluster.launch.party_evidence import check_evidence
     from cutset.cluster.launch.ray_launcher import check_ray
     from cutset.serve.replicas.ray_replicas import RayReplicas
     from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, ReplicaLauncher
@@ -87,6 +106,8 @@ def open_served(
     launcher: ReplicaLauncher
     given = [text.strip() for text in args.replicas.split(",") if text.strip()]
     there = any(text.startswith(SCHEMES) for text in given)
+    check_evidence("replica", args.replica_policy, args.replica_evidence, given if there else ())
+    verify, evidence = _asked(args, audit, report)
     insecure, keys = settings.insecure_ray, None
     ray = check_ray(settings.ray, settings.place, insecure=insecure, counted=not there, flag="--replicas")
     if there:
@@ -110,14 +131,24 @@ def open_served(
         if ray is None:
             threads = max(1, settings.thread_count // most)
             cache = cache_of_each(model, settings, most, progress)
-            launcher = LocalReplicas(
-                model, settings, threads=threads, cache_mib=cache, adapters=adapters, report=report
+            launcher = local = LocalReplicas(
+                model,
+                settings,
+                threads=threads,
+                cache_mib=cache,
+                adapters=adapters,
+                report=report,
+                evidence=evidence,
             )
+            keys = local.keys
         elif has_stages(settings):
-            launcher = StagedReplicas(model, settings, ray, scale, adapters=adapters, report=report)
+            launcher = staged = StagedReplicas(
+                model, settings, ray, scale, adapters=adapters, report=report, evidence=evidence
+            )
+            keys = staged.keys
         else:
             launcher = placed = RayReplicas(
-                model, settings, ray, scale, adapters=adapters, progress=progress, report=report
+                model, settings, ray, scale, adapters=adapters, progress=progress, report=report, evidence=evidence
             )
             keys = placed.keys
             settings = replace(settings, ray="", place=(), insecure_ray=False)
@@ -134,11 +165,26 @@ def open_served(
             all_of_them=every,
             times=times,
             keys=keys,
+            verify=verify,
             report=report,
         )
     except BaseException:
         launcher.close()
         raise
+
+
+def _asked(
+    args: argparse.Namespace, audit: AuditLog | None, report: Callable[[str], None]
+) -> tuple[Callable[[bytes, Binding], bool] | None, PartyEvidence | None]:
+    """What says whether a replica's evidence is enough, and what those show that are started here. Raises
+    ConfigError."""
+    if args.replica_policy is None:
+        return None, None
+    from cutset.trust.evidence.link_evidence import verify_by
+    from cutset.trust.evidence.party_policy import party_evidence
+
+    verify = verify_by(args.replica_policy, audit=audit, warn=lambda line: report(f"cutset: warning: {line}"))
+    return verify, party_evidence(args.replica_evidence) if args.replica_evidence else None
 
 
 def _keyed(given: list[str], keys: str | None, settings: Settings) -> list[tuple[str, bytes | None]]:

@@ -6,19 +6,21 @@ import argparse
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from cutset.cli.output import log
+from cutset.cli.serve_evidence import add_evidence, prover_of, provider_from
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.stage import Abilities, Runtime
     from cutset.link.peer import Binding
+    from cutset.trust.evidence.providers import Provider
 
-__all__ = ["add_worker", "serve_worker", "size_in_bytes"]
+__all__ = ["WorkerEvidence", "add_worker", "add_worker_evidence", "serve_worker", "size_in_bytes"]
 
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -42,6 +44,48 @@ def add_worker(parser: argparse.ArgumentParser, *, other: str = "", instead: str
     parser.add_argument("--cache", type=Path, metavar="DIR", help="keep weights that were sent, by digest")
     parser.add_argument("--memory", metavar="SIZE", help="refuse stages that need more, as 2GiB (default: no limit)")
     parser.add_argument("--speed", type=float, default=1.0, metavar="S", help="emulate a slower machine: 0.125, 0.5")
+
+
+def add_worker_evidence(parser: argparse.ArgumentParser, *, whom: str, flag: str, what: str) -> None:
+    """Adds the flags of evidence: what is shown `whom`, and by the policy of `flag` what the next one must show before
+    it gets `what`."""
+    add_evidence(parser, what=f"{whom} that ask for it", needs="tcp")
+    parser.add_argument(
+        flag,
+        dest="next_policy",
+        type=Path,
+        metavar="FILE",
+        help=f"which evidence the next one must show before it gets {what}; see `cutset trust policy`",
+    )
+
+
+class WorkerEvidence:
+    """What the flags of `add_worker_evidence` come to. `name`: in messages, and the mode that evidence states. Raises
+    ConfigError."""
+
+    def __init__(self, args: argparse.Namespace, name: str) -> None:
+        self._name = name
+        keyed = (args.listen or args.join).startswith("tcp://")
+        if args.next_policy is not None and not keyed:
+            raise ConfigError(f"--{name}-policy is for {name}s over tcp: evidence is bound to the keys of a link")
+        self._provider: Provider | None = provider_from(args, over=keyed, needs="keys: listen on tcp://, or --join")
+        self.verify_next: Callable[[bytes, Binding], bool] | None = None  # whether the next one's is enough
+        if args.next_policy is not None:
+            from cutset.trust.evidence.link_evidence import verify_by
+
+            self.verify_next = verify_by(args.next_policy, warn=self._say)
+
+    def prove(self, files: Mapping[str, Path]) -> Callable[[Binding], bytes] | None:
+        """What shows evidence of these files, which are hashed now; None without the flag. Raises ConfigError."""
+        if self._provider is None:
+            return None
+        from cutset.config import usable_cores
+        from cutset.trust.evidence.link_evidence import prove_link
+
+        return prove_link(prover_of(self._provider, files, self._name, {}, usable_cores(), self._say))
+
+    def _say(self, line: str) -> None:
+        log(f"{self._name}: {line}")
 
 
 def size_in_bytes(text: str) -> int:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.output import log, mib, say, table
-from cutset.cli.serve_evidence import add_evidence, prover_of, provider_from
-from cutset.cli.serving_worker import add_worker, serve_worker, size_in_bytes
+from cutset.cli.output import mib, say, table
+from cutset.cli.serving_worker import WorkerEvidence, add_worker, add_worker_evidence, serve_worker, size_in_bytes
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
     from cutset.cluster.stage import Abilities, Runtime
-    from cutset.link.peer import Binding
 
 __all__ = ["configure", "run"]
 
@@ -46,33 +43,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--prefix-cache-size", default="4GiB", metavar="SIZE", help="most that it takes on disk (default 4GiB)"
     )
     parser.add_argument("--stage-key", metavar="FILE", help="with --status and tcp: the stage's public key")
-    add_evidence(parser, what="engines that ask for it", needs="tcp")
-    parser.add_argument(
-        "--stage-policy",
-        type=Path,
-        metavar="FILE",
-        help="which evidence the next stage must show before it gets hidden states; see `cutset trust policy`",
-    )
+    add_worker_evidence(parser, whom="engines", flag="--stage-policy", what="hidden states")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.status:
-        if args.evidence is not None or args.stage_policy is not None:
+        if args.evidence is not None or args.next_policy is not None:
             raise ConfigError("--evidence and --stage-policy are for a stage that serves: leave them out of --status")
         return _status(args)
 
     if not re.fullmatch("cpu|cuda(:[0-9]{1,3})?", args.device):
         raise ConfigError(f"--device {args.device[:40]!r} is none: cpu, cuda or cuda:N")
     size = size_in_bytes(args.prefix_cache_size)
-    keyed = (args.listen or args.join).startswith("tcp://")
-    if args.stage_policy is not None and not keyed:
-        raise ConfigError("--stage-policy is for stages over tcp: evidence is bound to the keys of a link")
-    provider = provider_from(args, over=keyed, needs="keys: listen on tcp://, or --join")
-    verify_next: Callable[[bytes, Binding], bool] | None = None
-    if args.stage_policy is not None:
-        from cutset.trust.evidence.link_evidence import verify_by
-
-        verify_next = verify_by(args.stage_policy, warn=lambda line: log(f"stage: {line}"))
+    evidence = WorkerEvidence(args, "stage")
     if args.prefix_cache is None:
         prefixes = None
     else:
@@ -99,12 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
         found = resolve(args.model, load_settings({}))
         weights, files = found.directory, {found.name: found.directory}
-    prove: Callable[[Binding], bytes] | None = None
-    if provider is not None:
-        from cutset.config import usable_cores
-        from cutset.trust.evidence.link_evidence import prove_link
-
-        prove = prove_link(prover_of(provider, files, "stage", {}, usable_cores(), lambda line: log(f"stage: {line}")))
+    prove = evidence.prove(files)
 
     def model() -> str:
         if weights is None:
@@ -123,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             model=model,
             abilities=abilities,
             prove=prove,
-            verify_next=verify_next,
+            verify_next=evidence.verify_next,
         )
     finally:
         if prefixes is not None:

@@ -137,7 +137,8 @@ class FilePlayer:
         if isinstance(workers, int):
             self._local = self._local or self._start(workers)
             workers = self._local.addresses
-        given = Given(workers=workers, options=options_of(settings))
+        keys = self._local.keys if self._local is not None else None
+        given = Given(workers=workers, options=options_of(settings), keys=keys)
         if (known := self._known.get(size)) is not None:
             model, plan = known
             with contextlib.suppress(ConfigError, GraphError):  # a plan may count on how a video is encoded
@@ -149,10 +150,11 @@ class FilePlayer:
     def _start(self, count: int) -> LocalWorkers:
         from cutset.cluster.emulation import parse_speeds
         from cutset.cluster.launch.local import LocalWorkers
+        from cutset.stream import worker_evidence
 
         settings = self._settings
         speeds = parse_speeds(settings.speed, count) if settings.speed else ()
-        return LocalWorkers(count, threads=settings.threads, speeds=speeds)
+        return LocalWorkers(count, threads=settings.threads, speeds=speeds, evidence=worker_evidence(settings))
 
     def _decoder(self, assembly: Assembly) -> ResultDecoder | None:
         """What makes detections of the outputs; None for a network that is no detector."""

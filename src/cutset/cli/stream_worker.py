@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutset.cli.serving_worker import add_worker, serve_worker
+from cutset.cli.serving_worker import WorkerEvidence, add_worker, add_worker_evidence, serve_worker
 from cutset.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="cpu, cuda or cuda:N, or gpu for OpenVINO's; one that is missing is an error (default cpu)",
     )
+    add_worker_evidence(parser, whom="coordinators", flag="--worker-policy", what="pictures or what was made of them")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,4 +42,6 @@ def run(args: argparse.Namespace) -> int:
 
         return VideoRuntime(threads, args.device)
 
-    return serve_worker(args, "worker", runtime, args.weights)
+    evidence = WorkerEvidence(args, "worker")
+    prove = evidence.prove({} if args.weights is None else {args.weights.name: args.weights})
+    return serve_worker(args, "worker", runtime, args.weights, prove=prove, verify_next=evidence.verify_next)

@@ -12,6 +12,7 @@ these two tables. Only the standard library is loaded.
 from cutset.config.cores import usable_cores
 from cutset.config.option import Option, did_you_mean, gather, parse_toml, read_bounded
 from cutset.config.settings import (
+    EVIDENCE_KINDS,
     OPTIONS,
     STREAM_OPTIONS,
     Settings,
@@ -22,6 +23,7 @@ from cutset.config.settings import (
 )
 
 __all__ = [
+    "EVIDENCE_KINDS",
     "OPTIONS",
     "STREAM_OPTIONS",
     "Option",

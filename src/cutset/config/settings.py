@@ -17,6 +17,7 @@ from cutset.config.option import Option, did_you_mean, gather
 from cutset.errors import ConfigError
 
 __all__ = [
+    "EVIDENCE_KINDS",
     "OPTIONS",
     "STREAM_OPTIONS",
     "Settings",
@@ -36,6 +37,7 @@ def _setting(default: Any, help: str, *shared: Mapping[str, Any], **limits: Any)
     return field(default=default, metadata={"option": Option(help, **limits)})
 
 
+EVIDENCE_KINDS = ("sgx", "tdx", "snp", "simulator")
 BACKENDS = ("auto", "reference", "torch", "native")
 DTYPES = ("auto", "float32", "float16", "bfloat16", "int8", "int4", "exact", "stored")
 DEVICES = {"pattern": "cpu|cuda(:[0-9]{1,3})?", "choices": ("cpu", "cuda", "cuda:N")}
@@ -72,6 +74,11 @@ STAGES = (
 )
 STAGE_KEYS = "with tcp: the stages' public keys, in their order. Only accepted here"
 STAGE_POLICY = "with tcp: which evidence every stage must show, see `cutset trust policy`. Only accepted here"
+STAGE_EVIDENCE = (
+    "with --stage-policy and --stages N: which evidence the stages show that are started here, or by Ray; simulator is "
+    "NOT CONFIDENTIAL. They listen on tcp then. Only accepted here"
+)
+SHOWN: dict[str, Any] = {"choices": ("", *EVIDENCE_KINDS), "flag_only": True}
 STAGES_LISTEN = (
     "listen at this address for stages that dial in (`cutset stage --join`): all of --stages N, or those that --stages "
     "and --spares name as join://NAME. Only accepted here"
@@ -177,6 +184,7 @@ class Settings(Sourced):
     stages: int | Sequence[str] = _setting((), STAGES, NAMES | {"metavar": "N|A,B,C"}, counts=64)
     stage_keys: Sequence[Path] = _setting((), STAGE_KEYS, NAMES | {"type": Path})
     stage_policy: Path | None = _setting(None, STAGE_POLICY, flag_only=True)
+    stage_evidence: str = _setting("", STAGE_EVIDENCE, SHOWN)
     stages_listen: str = _setting(
         "", STAGES_LISTEN, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )
@@ -238,6 +246,8 @@ WHOSE_DOOR = (
     "join://NAME. Only accepted here"
 )
 WHOSE = "with tcp: the workers' public keys, in their order. Only accepted here"
+WORKER_POLICY = STAGE_POLICY.replace("stage", "worker")
+WORKER_EVIDENCE = STAGE_EVIDENCE.replace("stage", "worker")
 SPEEDS = "emulate slower local workers, as shares of this machine; one for all, or each"
 LINKS = "emulate the link to the next worker, as 8MB/s,20ms; once for all, or each"
 MAX_ERROR = (
@@ -298,6 +308,8 @@ class StreamSettings(Sourced):
     worker_keys: Sequence[Path] = _setting(
         (), WHOSE, WORKERS, type=Path, separator=",", metavar="A,B,C", flag_only=True
     )
+    worker_policy: Path | None = _setting(None, WORKER_POLICY, WORKERS, flag_only=True)
+    worker_evidence: str = _setting("", WORKER_EVIDENCE, SHOWN, WORKERS)
     workers_listen: str = _setting(
         "", WHOSE_DOOR, WORKERS, pattern=r"|tcp://[^\0]{1,200}", choices=("tcp://HOST:PORT",), flag_only=True
     )

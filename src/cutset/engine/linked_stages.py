@@ -11,6 +11,7 @@ from typing import Literal
 from cutset.cluster.coordinator.joining import open_rendezvous
 from cutset.cluster.launch import Launcher
 from cutset.cluster.launch.given import GivenAddresses
+from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.supervisor import Supervisor
 from cutset.config import Settings
 from cutset.engine.cluster_pipeline import ClusterPipeline
@@ -55,9 +56,11 @@ class LinkedStages:
         fresh: bool = False,
         hop: Hop | None = None,
         verify: Callable[[bytes, Binding], bool] | None = None,
+        evidence: PartyEvidence | None = None,
     ) -> None:
         """`context`: tokens of the longest sequence; `fresh`: measure what is remembered again; `hop`: emulated between
-        every two parties; `verify`: says whether a stage's evidence is enough, see Handshake. Raises CutsetError."""
+        every two parties; `verify`: says whether a stage's evidence is enough, see Handshake; `evidence`: what those
+        show that are started for this. Raises CutsetError."""
         self._settings, self._choice, self._context, spec = settings, choice, context, source.spec
         most = len(cuts(spec)) + 1
         named, spares = stage_addresses(settings)
@@ -80,7 +83,7 @@ class LinkedStages:
             keys = load_keys(settings.key) if settings.key is not None else None
             launcher: Launcher
             if ray is not None:
-                placed = ray_stages(ray, count, source, settings, choice, log, spare_count(settings))
+                placed = ray_stages(ray, count, source, settings, choice, log, spare_count(settings), evidence)
                 parts.callback(placed.close)
                 launcher, started, keys = placed, placed.addresses, placed.keys
             elif local:
@@ -88,9 +91,11 @@ class LinkedStages:
                 prefixes = None
                 if settings.prefix_cache is not None:
                     prefixes = settings.prefix_cache.absolute(), settings.prefix_cache_size
-                self.local = LocalStages(count + spare_count(settings), source.path, threads=threads, prefixes=prefixes)
+                self.local = LocalStages(
+                    count + spare_count(settings), source.path, threads=threads, prefixes=prefixes, evidence=evidence
+                )
                 parts.callback(self.local.close)
-                launcher, started = self.local, self.local.addresses
+                launcher, started, keys = self.local, self.local.addresses, self.local.keys
             else:
                 launcher = GivenAddresses(named)
             if local:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cutset.cluster.launch.local import LocalWorkers
+from cutset.cluster.launch.party_evidence import PartyEvidence
 
 __all__ = ["LocalStages"]
 
@@ -22,15 +23,15 @@ class LocalStages(LocalWorkers):
         speeds: Sequence[float] = (),
         prefixes: tuple[Path, str] | None = None,
         quiet: bool = True,
+        evidence: PartyEvidence | None = None,
     ) -> None:
         """`prefixes`: a directory in which each keeps blocks of its cache, and how large that may get."""
         self._model, self._prefixes = model, prefixes
-        super().__init__(count, threads=threads, speeds=speeds, quiet=quiet)
+        super().__init__(count, threads=threads, speeds=speeds, quiet=quiet, evidence=evidence)
 
     def command(self, name: str) -> list[str]:
         """See LocalWorkers."""
-        listen = f"ipc://{self.directory}/{name}"
-        command = ["cutset.cli", "stage", str(self._model), "--listen", listen, "--threads", str(self._threads)]
+        command = ["cutset.cli", "stage", str(self._model), *self.listening(name), "--threads", str(self._threads)]
         if self._prefixes is not None:
             command += ["--prefix-cache", str(self._prefixes[0]), "--prefix-cache-size", self._prefixes[1]]
         return [*command, "--speed", str(self._speeds[self.names.index(name)])] if self._speeds else command

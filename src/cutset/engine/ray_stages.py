@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.party_needs import Needs, parse_places
 from cutset.cluster.launch.ray_launcher import PartyOrder, RayLauncher, RayOptions
 from cutset.config import Settings
@@ -39,9 +40,11 @@ def ray_stages(
     choice: BackendChoice,
     log: Callable[[str], None],
     spares: int = 0,
+    evidence: PartyEvidence | None = None,
 ) -> RayLauncher:
     """`count` stages, named stage0, stage1, …, and spares, named spare0, …; each gets its layers' weights over its
-    link, or reads them from this machine's disk where the nodes are here. Raises CutsetError."""
+    link, or reads them from this machine's disk where the nodes are here. `evidence`: what each shows, and wants of the
+    next one. Raises CutsetError."""
     local = options.where == "local"
     threads = max(1, settings.thread_count // count) if local else settings.threads or 1
     memory = stage_bytes(source, settings, choice, count)
@@ -53,5 +56,6 @@ def ray_stages(
         words = ["cutset.cli", "stage", *([str(source.path.absolute())] if local else [])]
         words += ["--threads", str(threads), "--memory", str(max(one.memory - PROCESS, one.memory // 2))]
         words += ["--device", "cuda"] if one.gpus else []
-        orders[name] = PartyOrder(words, threads, one)
+        words += [] if evidence is None else evidence.words(elsewhere=True)
+        orders[name] = PartyOrder(words, threads, one, files={} if evidence is None else evidence.files)
     return RayLauncher(orders, options, log=log)

@@ -9,6 +9,7 @@ from pathlib import Path
 from cutset.cluster.coordinator.joining import check_joining, is_joiner
 from cutset.cluster.coordinator.reach import Addresses
 from cutset.cluster.launch import Launcher
+from cutset.cluster.launch.party_evidence import check_evidence, has_keys
 from cutset.cluster.launch.ray_launcher import RayOptions, check_ray
 from cutset.cluster.messages import HANDSHAKE
 from cutset.config import Settings
@@ -84,7 +85,7 @@ def ray_options(settings: Settings) -> RayOptions | None:
     """How Ray places the stages, None where it doesn't. Raises ConfigError."""
     counted = isinstance(settings.stages, int) and not settings.stages_listen
     found = check_ray(settings.ray, settings.place, insecure=settings.insecure_ray, counted=counted, flag="--stages")
-    for name in ("key", "spares", "prefix_cache", "stage_policy") if found is not None else ():
+    for name in ("key", "spares", "prefix_cache") if found is not None else ():
         placed = name == "spares" and spare_count(settings)
         if getattr(settings, name) and settings.by_hand(name) and not placed:
             raise ConfigError(f"--{name.replace('_', '-')} and --ray don't go together: leave one of them out")
@@ -95,7 +96,7 @@ def check_stages(settings: Settings) -> None:
     """Raises ConfigError for settings that don't go together with stages."""
     ray_options(settings)
     if not has_stages(settings):
-        for name in ("stage_keys", "spares", "spare_keys", "stage_policy"):
+        for name in ("stage_keys", "spares", "spare_keys", "stage_policy", "stage_evidence"):
             if getattr(settings, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is for stages: name them with --stages")
         for name in ("objective", "scheduler"):
@@ -131,13 +132,7 @@ def check_stages(settings: Settings) -> None:
             "--stages-listen"
         )
     named, spares = stage_addresses(settings)
-    if settings.stage_policy is not None:
-        bare = next((name for name in {**named, **spares} if not _has_keys(name)), None)
-        if bare is not None or not named:
-            raise ConfigError(
-                f"--stage-policy is for stages over tcp: evidence is bound to the keys of a link, and "
-                f"{bare or 'processes on this machine'} have none"
-            )
+    check_evidence("stage", settings.stage_policy, settings.stage_evidence, {**named, **spares})
 
 
 def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
@@ -152,14 +147,10 @@ def stage_addresses(settings: Settings) -> tuple[Addresses, Addresses]:
         raise ConfigError(f"{sorted(both)[0]} is both in --stages and in --spares: name it once")
     each = {**found[0], **found[1]}
     check_joining(settings.stages_listen, each, "stages")
-    keyed = [name for name in each if _has_keys(name)]
+    keyed = [name for name in each if has_keys(name)]
     if keyed and settings.key is None:
         raise ConfigError(f"{keyed[0]} needs --key, this side's secret key; see `cutset keys`")
     return found
-
-
-def _has_keys(address: str) -> bool:
-    return not address.startswith(("ipc://", "shm://"))
 
 
 def _joiners(settings: Settings) -> list[str]:
@@ -186,7 +177,7 @@ def _keyed(what: str, names: Sequence[str], keys: Sequence[Path]) -> Addresses:
                 "join://NAME"
             )
     public = [load_public(path) for path in keys]
-    keyed = [name for name in names if _has_keys(name)]
+    keyed = [name for name in names if has_keys(name)]
     if keyed and not public:
         raise ConfigError(f"{keyed[0]} needs its public key: give {flag}, in the order of --{what}")
     if public and len(public) != len(names):

@@ -21,6 +21,7 @@ from cutset.cluster.coordinator.plans import check_fits, even_plan, lacking
 from cutset.cluster.coordinator.reach import Addresses
 from cutset.cluster.coordinator.switching import Options
 from cutset.cluster.emulation import parse_speeds
+from cutset.cluster.launch.party_evidence import check_evidence
 from cutset.cluster.launch.ray_launcher import RayOptions, check_ray
 from cutset.codec import Budget
 from cutset.config import StreamSettings
@@ -146,6 +147,7 @@ def assemble(
             options = replace(options, budget=accuracy.budget, levels=accuracy.levels, delta_scale=accuracy.delta_scale)
         workers = given.workers if given.workers is not None else workers_of(settings)
         ray = _ray(settings, workers)
+        _check_evidence(settings, workers)
         if isinstance(workers, int):  # they are on their way
             options = replace(options, gather=max(options.gather, STARTING))
         plan = given.plan or (read_plan(settings.plan) if settings.plan else None)
@@ -294,6 +296,14 @@ def workers_of(settings: StreamSettings) -> int | Addresses:
 def _ray(settings: StreamSettings, workers: int | Addresses) -> RayOptions | None:
     counted, insecure = isinstance(workers, int), settings.insecure_ray
     return check_ray(settings.ray, settings.place, insecure=insecure, counted=counted, flag="--workers")
+
+
+def _check_evidence(settings: StreamSettings, workers: int | Addresses) -> None:
+    """Raises ConfigError for a policy that workers can't be asked by, and evidence that nobody asks for."""
+    places = [] if isinstance(workers, int) else [where for where, _ in workers.values()]
+    # Those that were started for a run by its settings are at addresses, too, where it has several streams.
+    here = isinstance(settings.workers, int) and bool(settings.worker_evidence)
+    check_evidence("worker", settings.worker_policy, settings.worker_evidence, () if here else places)
 
 
 def _names(workers: int | Addresses) -> list[str]:

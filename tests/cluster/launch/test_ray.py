@@ -20,8 +20,11 @@ from cluster.launch.fake_ray import lives, until
 from cluster.launch.ray_processes import TOKEN, Nodes
 from cutset.cluster.launch.ray_launcher import RayLauncher
 from cutset.engine.params import SamplingParams
-from cutset.errors import CutsetError
+from cutset.errors import CutsetError, LinkError
 from cutset.llm import LLM
+from cutset.models.registry import BUNDLED
+from cutset.trust.evidence.served_files import manifest_digest, served_files
+from link.recorder import WRONG, policy_for
 
 pytestmark = pytest.mark.slow
 
@@ -205,6 +208,52 @@ def test_a_cluster_without_tokens_is_refused_whatever_this_side_has(monkeypatch:
             assert answer(llm)
     finally:
         open_to_all.close()
+
+
+def test_stages_show_evidence_and_have_the_policy_by_which_they_ask_each_other(
+    nodes: Nodes, token: dict[str, str], whole: list[int], tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"stages": 2, "ray": nodes.address, "stage_evidence": "simulator", **SMALL}
+    with LLM("story", stage_policy=policy_for(tmp_path / "p.toml", "stage"), **how) as llm:
+        assert answer(llm) == whole
+        for name in placed(llm).addresses:
+            words = Path(f"/proc/{placed(llm).process_id(name)}/cmdline").read_bytes().split(b"\0")
+            carried = Path(words[words.index(b"--stage-policy") + 1].decode())
+            assert carried.read_text() == (tmp_path / "p.toml").read_text()
+    until(lambda: not carried.parent.parent.exists())
+    with pytest.raises(LinkError, match=WRONG["another enclave"]):
+        LLM("story", stage_policy=policy_for(tmp_path / "q.toml", "stage", measured=b"other"), **how)
+
+
+def test_replicas_in_stages_ask_theirs_and_are_asked(
+    nodes: Nodes, token: dict[str, str], whole: list[int], tmp_path: Path
+) -> None:
+    """Replicas are beside the front, their stages on nodes: each has evidence of its own, and there is a policy for
+    each."""
+    pytest.importorskip("starlette")
+    import argparse
+    import asyncio
+
+    from cutset.cli.serve_replicas import open_served
+    from cutset.config import load_settings
+
+    manifest = manifest_digest(served_files(BUNDLED)).hex()
+    args = argparse.Namespace(
+        replicas="1",
+        replica_keys=None,
+        replica_policy=policy_for(tmp_path / "replica.toml", "replica, stages", manifest=manifest),
+        replica_evidence="simulator",
+        trace=None,
+    )
+    stages = {"stages": 2, "stage_policy": policy_for(tmp_path / "stage.toml", "stage"), "stage_evidence": "simulator"}
+    said: list[str] = []
+    settings = load_settings({"ray": nodes.address, **stages, **SMALL})
+    llm = open_served(args, "story", settings, {}, None, said.append)
+    try:
+        assert list(asyncio.run(llm.generate(PROMPT, PARAMS)).token_ids) == whole
+    finally:
+        llm.close()
+    assert sum("NOT CONFIDENTIAL: the evidence of" in line for line in said) == 3, "of the replica and of its stages"
 
 
 ELSEWHERE = """

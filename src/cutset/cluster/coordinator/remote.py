@@ -60,6 +60,7 @@ class Remote:
     the handshake on; `back`, in the other one, by the worker from its first plan on. `handshake`: what each side must
     prove. A worker whose address is join://NAME dials in at the rendezvous, and is reached through it. `locate` says
     where it is now, with which key, before each time that it is dialled: it may have been started again elsewhere.
+    `address` and `key`, which other workers are told, become those of the new place once its handshake is done.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Remote:
         locate: Callable[[str], tuple[str, bytes | None]] | None = None,
     ) -> None:
         self.name, self.address, self.key = name, address, key
+        self._place = address, key  # where it is dialled
         self.up = False
         self.links = 0  # that there were, the one that is up included
         self._heard = self._looked = 0.0  # when a frame came, and when there was none
@@ -174,6 +176,7 @@ class Remote:
                 pause = min(2 * pause, LONGEST_LOOK if self.joins else LONGEST_PAUSE)
                 continue
             pause = FIRST_PAUSE
+            self.address, self.key = self._place
             self.links += 1
             self.graphs = set()
             self.clock = Clock()
@@ -193,15 +196,15 @@ class Remote:
         if self._locate is None:
             return
         place = self._locate(self.name)
-        if place != (self.address, self.key):
-            self.address, self.key = place
-            self._keys = dialling_keys(self.address, self._own, self.key)
+        if place != self._place:
+            self._keys = dialling_keys(place[0], self._own, place[1])
+            self._place = place
             self._handshake = self._proven.with_keys(self._keys)
 
     def _moved(self) -> bool:
         """Whether the worker was started again somewhere else."""
         try:
-            return self._locate is not None and self._locate(self.name) != (self.address, self.key)
+            return self._locate is not None and self._locate(self.name) != self._place
         except CutsetError:
             return False
 
@@ -226,7 +229,7 @@ class Remote:
     def _connect(self) -> Link:
         link: Link
         if self._rendezvous is None or self.key is None:
-            link = connect(self.address, keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
+            link = connect(self._place[0], keys=self._keys, timeouts=self._timeouts, limits=LIMITS)
         else:
             self._rendezvous.check(self.key)
             where, ticket = self._rendezvous.own, self._rendezvous.ticket(self.key)

@@ -6,6 +6,7 @@ of Cutset's own, with a key made on its node.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -15,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,12 +50,14 @@ class RayOptions:
 
 @dataclass(frozen=True)
 class PartyOrder:
-    """What runs as a party: a module of Cutset's and its arguments, without where it listens and its keys."""
+    """What runs as a party: a module of Cutset's and its arguments, without where it listens and its keys. `files`:
+    what it finds on its node below FILES, see `party_evidence`."""
 
     command: Sequence[str]
     threads: int
     needs: Needs
     allow: frozenset[bytes] = frozenset()  # public keys of those who may connect; none: the launcher's own
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class RayDriverProcess(Protocol):
@@ -276,7 +279,8 @@ class RayLauncher:
         needs = asdict(order.needs) | {"resources": dict(order.needs.resources)}
         words = {"command": list(order.command), "threads": order.threads}
         allow = [key.hex() for key in sorted(order.allow or {self.keys.public})]
-        made = words | {"allow": allow, "version": software()}
+        files = {name: base64.b64encode(data).decode() for name, data in order.files.items()}
+        made = words | {"allow": allow, "files": files, "version": software()}
         return {"needs": needs, "number": self._numbers[name], "order": made}
 
     def _wait_for_all(self) -> None:

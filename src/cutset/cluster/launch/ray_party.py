@@ -1,41 +1,36 @@
 """A party on a node of a Ray cluster: what an actor runs there.
 
-Ray carries the order and the answer, which are a few words: the command, who may give orders, the address and the
-public key. The pair is made on the node and the secret half stays there. All else goes over the party's own links.
+Ray carries the order and the answer, which are a few words: the command, who may give orders, a policy of evidence, the
+address and the public key. The pair is made on the node and the secret half stays there. All else goes over the party's
+own links.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cutset.cluster.launch.party_evidence import FILES
+from cutset.cluster.launch.party_keys import LISTENING, PartyKeys
 from cutset.errors import ConfigError
-from cutset.link.addresses import parse_address
-from cutset.link.keys import new_keys, save_keys
 from cutset.link.launch import PIPE, Child, environment
 from cutset.version import compatible, software
 
-__all__ = ["RayParty", "tcp_address"]
+__all__ = ["RayParty"]
 
-LISTENING = r"listening on (tcp://\S+?)[,:] "
 NODE_TICK = 0.25  # seconds between two looks whether the node's process runs
 LAST_WORDS = 5  # lines of what a party said, for the reason of its end
-KEPT = "party"  # the pair's name in its directory
-
-
-def tcp_address(host: str, port: int = 0) -> str:
-    """The address of a port at a node. Raises ConfigError for what is no host."""
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return str(parse_address(f"tcp://{host}:{port}"))
 
 
 class RayParty:
@@ -46,18 +41,20 @@ class RayParty:
 
     def __init__(self) -> None:
         self._child: Child | None = None
+        self._folder: Path | None = None  # where files of its order lie, as long as the party runs
         self._said: deque[str] = deque(maxlen=LAST_WORDS)
 
     def begin(self, order: dict[str, Any]) -> dict[str, Any]:
         """Makes keys and starts the worker that `order` names: `command`, a module of Cutset's with its arguments;
-        `threads`; `allow`, the public keys of those who may connect, in hexadecimal; `version`, of who asks. Where it
-        listens, and its public key."""
+        `threads`; `allow`, the public keys of those who may connect, in hexadecimal; `files`, in base64 by where the
+        command finds them below FILES; `version`, of who asks. Where it listens, and its public key."""
         if not compatible(software(), str(order["version"])):
             raise ConfigError(f"the node has {software()}, which is too far from {str(order['version'])[:60]} here")
         with contextlib.suppress(OSError):  # Ray starts actors at 15, last of all; only some may take that back
             os.setpriority(os.PRIO_PROCESS, 0, 0)
         threading.Thread(target=self._end_with_node, args=(os.getppid(),), name="cutset-node", daemon=True).start()
-        return self.start(order["command"], int(order["threads"]), list(order["allow"]), self.host())
+        files = {str(name): base64.b64decode(data) for name, data in order.get("files", {}).items()}
+        return self.start(order["command"], int(order["threads"]), list(order["allow"]), self.host(), files)
 
     def _end_with_node(self, node: int) -> None:
         """Ends this process when that of the node (its raylet, whose child it is) has ended: Ray leaves an actor alone
@@ -66,6 +63,7 @@ class RayParty:
             time.sleep(NODE_TICK)
         if self._child is not None:
             self._child.end()
+        self._clear()
         os._exit(1)
 
     def host(self) -> str:
@@ -74,27 +72,48 @@ class RayParty:
 
         return str(ray.util.get_node_ip_address())
 
-    def start(self, command: Sequence[str], threads: int, allowed: Sequence[str], host: str) -> dict[str, Any]:
+    def start(
+        self,
+        command: Sequence[str],
+        threads: int,
+        allowed: Sequence[str],
+        host: str,
+        files: Mapping[str, bytes] | None = None,
+    ) -> dict[str, Any]:
         """`begin` for a node whose address is known."""
-        with tempfile.TemporaryDirectory(prefix="cutset-ray-") as name:  # mode 0700
-            directory = Path(name)
-            keys = new_keys()
-            secret, _ = save_keys(keys, KEPT, directory)
-            allow = directory / "allowed"
-            allow.write_text("".join(f"{bytes.fromhex(key).hex()}\n" for key in allowed))
-            words = [*command, "--listen", tcp_address(host), "--key", str(secret), "--allow", str(allow)]
+        # Mode 0700. The party removes it when this process is gone, however Ray ends that.
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="cutset-ray-"))
+        try:
+            for name, data in (files or {}).items():
+                place = folder / "files" / name
+                if ".." in place.parts or Path(name).is_absolute():
+                    raise ConfigError(f"{name[:100]!r} is no place below a directory")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+            there = str(folder / "files")
+            own = [there + word.removeprefix(FILES) if word.startswith(FILES) else word for word in command]
+            keys = PartyKeys(folder / "keys", [bytes.fromhex(key) for key in allowed], host)
             # Without Ray's token and clients' keys: a party has no business with the cluster, nor with these.
             env = environment(threads, drop=("RAY_", "CUTSET_API_KEY"))
-            self._child = child = Child("the party", words, directory=directory, env=env, stderr=PIPE)
+            self._child = child = Child("the party", [*own, *keys.words], directory=folder, env=env, stderr=PIPE)
             try:
                 address = child.until(LISTENING)[1]
             except BaseException:
                 child.kill()
                 raise
-            self.enrolled(secret)
-        # It has read its keys, and their files are gone: nothing stays on the node, however Ray ends this process.
+            self.enrolled(keys.secret)
+            keys.forget()
+            if not files:  # nothing stays on the node, however Ray ends this process
+                self._clear()
+        except BaseException:
+            self._clear()
+            raise
         threading.Thread(target=self._pass_on, args=(child,), name="cutset-party-words", daemon=True).start()
         return {"address": address, "key": keys.public.hex(), "pid": child.process.pid, "host": host}
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def enrolled(self, secret: Path) -> None:
         """The party listens; its pair is in that file for a moment more."""
@@ -111,6 +130,7 @@ class RayParty:
         """Until the party's process has ended: why, in a line."""
         assert self._child is not None
         code = self._child.process.wait()
+        self._clear()
         said = re.sub(r"\s+", " ", self._said[-1])[:200] if self._said else "nothing"
         return f"its process ended with {code}, and last said: {said}"
 
@@ -118,3 +138,4 @@ class RayParty:
         """Ends the party in order."""
         if self._child is not None:
             self._child.end()
+        self._clear()

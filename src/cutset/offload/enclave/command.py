@@ -16,6 +16,7 @@ MODES = ("masked+verified", "local")
 SECRET_TEXTS = ("--prompt", "--system", "--api-key")  # as arguments anybody reads them
 SECRET_FILES = ("--prompt-file", "--api-key-file", "--key", "--tls-key", "--model-key")
 ROOTS = ("--evidence-root", "--attestation-root")
+SHOWN = ("--evidence", "--stage-evidence", "--replica-evidence", "--worker-evidence")
 OUTPUTS = ("--output", "-o", "--json", "--trace")
 HOST_PLACES = ("/dev", "/proc", "/sys")  # made up by Gramine, of what the host has: stdin, stdout, descriptors
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIALS", "PROMPT")
@@ -50,7 +51,7 @@ def argument_holes(argv: Sequence[str], document: Document) -> Iterator[str]:
             yield f"loader.argv: {flag} - reads what the host types; {ENCRYPTED}"
         elif flag in ROOTS:
             yield f"loader.argv: {flag} takes quotes from another place than Gramine; remove it"
-        elif flag == "--evidence" and value == "simulator":
+        elif flag in SHOWN and value == "simulator":
             yield f"loader.argv: {flag} simulator proves nothing; use sgx"
         elif flag == "--model-key" and value.startswith("https://"):
             continue  # a server that releases it to evidence

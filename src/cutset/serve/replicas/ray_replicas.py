@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.party_needs import Needs, parse_places
 from cutset.cluster.launch.ray_launcher import PartyOrder, RayLauncher, RayOptions
 from cutset.config import Settings
@@ -84,6 +85,7 @@ class RayReplicas:
         adapters: Mapping[str, str] | None = None,
         progress: Progress | None = None,
         report: Callable[[str], None] = lambda line: None,
+        evidence: PartyEvidence | None = None,  # what each shows
     ) -> None:
         names = [f"replica{number}" for number in range(1, scale.most + 1)]
         local = options.where == "local"
@@ -100,6 +102,7 @@ class RayReplicas:
         words = ["cutset.cli", "replica", str(source.path.absolute()) if there else model]
         extra = [f"{name}={Path(where).absolute()}" for name, where in (adapters or {}).items()]
         extra = ["--lora-modules", *extra] if extra else []
+        extra += [] if evidence is None else evidence.words(elsewhere=True)
         self._orders: dict[str, PartyOrder] = {}
         for name, one in needs.items():
             own = max(1, int(one.cpus))

@@ -22,7 +22,7 @@ from cutset.engine.outputs import Delta
 from cutset.errors import CutsetError, FrameError, HandshakeError
 from cutset.link import Link, Listener
 from cutset.link.keys import Keys
-from cutset.link.peer import Hello, is_hello, refusal
+from cutset.link.peer import Binding, Hello, is_hello, refusal
 from cutset.llm import AsyncLLM
 from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.source import open_source
@@ -255,10 +255,12 @@ class Replica:
         listener: Listener,
         keys: Keys | None = None,
         report: Callable[[str], None] = lambda line: None,
+        *,
+        prove: Callable[[Binding], bytes] | None = None,  # makes evidence for a front that asks, see Handshake
     ) -> None:
         self.llm, self.listener, self._report = llm, listener, report
         self.facts = facts_of_replica(llm)
-        self._handshake = replace(REPLICA_HANDSHAKE, model=self.facts.model).with_keys(keys)
+        self._handshake = replace(REPLICA_HANDSHAKE, model=self.facts.model, prove=prove).with_keys(keys)
         self._serving: _Serving | None = None
 
     def serve(self, stopped: Callable[[], bool]) -> None:

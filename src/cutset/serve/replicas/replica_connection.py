@@ -16,6 +16,7 @@ from cutset.engine.outputs import Delta, EngineStats
 from cutset.errors import CutsetError, EngineError, FrameError, HandshakeError, LinkClosed, LinkTimeout
 from cutset.link import Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
+from cutset.link.peer import Binding
 from cutset.serve.replicas.flight import EmbedFlight, Flight
 from cutset.serve.replicas.replica_launchers import LaunchedReplica
 from cutset.serve.replicas.replica_messages import (
@@ -61,12 +62,19 @@ class ReplicaConnection:
         self._outbox: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
 
     def dial(
-        self, model: str, keys: Keys | None, *, starting: float, refused: float, stopped: Callable[[], bool]
+        self,
+        model: str,
+        keys: Keys | None,
+        *,
+        starting: float,
+        refused: float,
+        stopped: Callable[[], bool],
+        verify: Callable[[bytes, Binding], bool] | None = None,
     ) -> None:
         """Connects, within `starting` seconds, and learns what the replica is. `model`: the fingerprint that it must
-        have, too. For `refused` seconds it may refuse. Raises EngineError where it has ended, and what a handshake
-        raises."""
-        handshake = replace(REPLICA_HANDSHAKE, model=model).with_keys(keys)
+        have, too. `verify`: says whether its evidence is enough, see Handshake; until then nothing but a hello is sent.
+        For `refused` seconds it may refuse. Raises EngineError where it has ended, and what a handshake raises."""
+        handshake = replace(REPLICA_HANDSHAKE, model=model, verify=verify).with_keys(keys)
         timeouts = Timeouts(connect=DIAL, send=PATIENCE)
         begun, first_refused = time.monotonic(), 0.0
         while True:

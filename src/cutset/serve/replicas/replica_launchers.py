@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import threading
@@ -12,7 +13,10 @@ from itertools import count
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from cutset.cluster.launch.party_evidence import PartyEvidence
+from cutset.cluster.launch.party_keys import LISTENING, PartyKeys
 from cutset.config import OPTIONS, Settings
+from cutset.link.keys import Keys, new_keys
 from cutset.link.launch import PIPE, Child, environment
 
 __all__ = ["GivenReplicas", "LaunchedReplica", "LocalReplicas", "ReplicaLauncher", "setting_flags"]
@@ -50,11 +54,11 @@ class ReplicaLauncher(Protocol):
 
 
 class _LocalReplica:
-    """A child that is a replica, whose lines on stderr are handed on."""
+    """A child that is a replica, whose lines on stderr are handed on. With `keys` it listens on tcp: where, it says."""
 
-    def __init__(self, child: Child, address: str, report: Callable[[str], None]) -> None:
-        self.address, self.key = address, None
-        self._child, self._report = child, report
+    def __init__(self, child: Child, address: str, report: Callable[[str], None], keys: PartyKeys | None) -> None:
+        self.address, self.key = address, None if keys is None else keys.public
+        self._child, self._report, self._keys = child, report, keys
         self._said: deque[str] = deque(maxlen=MOST_LINES)
         # The thread that reads closes it too: to close a file waits for whoever reads it.
         stderr, child.process.stderr = child.process.stderr, None
@@ -84,7 +88,12 @@ class _LocalReplica:
         with stderr:
             for line in stderr:
                 self._said.append(line.strip())
+                if self._keys is not None and not self.address and (found := re.search(LISTENING, line)):
+                    self._keys.forget()
+                    self.address = found[1]
                 self._report(f"{self._child.what}: {line.rstrip()}")
+        if self._keys is not None:
+            self._keys.remove()
 
 
 class LocalReplicas:
@@ -92,7 +101,8 @@ class LocalReplicas:
     however it does.
 
     `threads`: of each. `module`: what runs as one, with the arguments of a command line. `adapters`: LoRA adapters by
-    name. `report` gets what they say, a line at a time.
+    name. `report` gets what they say, a line at a time. With `evidence`, which is bound to keys, they listen on tcp,
+    each with a pair that is made for each start, and admit `keys`, the front's.
     """
 
     module = "cutset.cli"
@@ -107,7 +117,9 @@ class LocalReplicas:
         adapters: Mapping[str, str] | None = None,
         env: Mapping[str, str] | None = None,  # variables that they have besides
         report: Callable[[str], None] = lambda line: None,
+        evidence: PartyEvidence | None = None,
     ) -> None:
+        self.keys: Keys | None = None if evidence is None else new_keys()
         self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
         self._threads, self._report, self._env = threads, report, dict(env or {})
         self._starts = count(1)
@@ -115,18 +127,21 @@ class LocalReplicas:
         self._command = [self.module, "replica", model, *flags]
         if adapters:
             self._command += ["--lora-modules", *(f"{name}={where}" for name, where in adapters.items())]
+        self._command += [] if evidence is None else evidence.words()
 
     def start(self, name: str) -> _LocalReplica:
         """See ReplicaLauncher."""
         path = self.directory / f"{name}-{next(self._starts)}"  # one that still stops removes its own file
+        keys = None if self.keys is None else PartyKeys(path, [self.keys.public])
+        address = "" if keys is not None else f"ipc://{path}"
         child = Child(
             name,
-            [*self._command, "--listen", f"ipc://{path}"],
+            [*self._command, *(["--listen", address] if keys is None else keys.words)],
             directory=self.directory,
             env=environment(self._threads, drop=("CUTSET_API_KEY",)) | self._env,
             stderr=PIPE,
         )
-        return _LocalReplica(child, f"ipc://{path}", self._report)
+        return _LocalReplica(child, address, self._report, keys)
 
     def close(self) -> None:
         """See ReplicaLauncher."""

@@ -20,6 +20,7 @@ from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, CutsetError, EngineError
 from cutset.link.keys import Keys
+from cutset.link.peer import Binding
 from cutset.serve.replicas.flight import EmbedFlight, Flight
 from cutset.serve.replicas.prefix_routes import PrefixRoutes
 from cutset.serve.replicas.replica_connection import ReplicaConnection, Work
@@ -67,7 +68,8 @@ class ReplicaSet:
 
     A request waits here until a replica has room for it, which is as many samples as its engine runs together; so one
     that has just been started takes what waits. `model`: the fingerprint of the model's weights. `keys`: this side's
-    pair, where addresses need one. `report` gets a line for what an operator should know.
+    pair, where addresses need one. `verify`: says whether a replica's evidence is enough, on each link that is opened.
+    `report` gets a line for what an operator should know.
     """
 
     def __init__(
@@ -79,9 +81,10 @@ class ReplicaSet:
         block_size: int,
         keys: Keys | None = None,
         times: ReplicaTimes | None = None,
+        verify: Callable[[bytes, Binding], bool] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._launcher, self._scale, self._model, self._keys = launcher, scale, model, keys
+        self._launcher, self._scale, self._model, self._keys, self._verify = launcher, scale, model, keys, verify
         self._times, self._report = times or ReplicaTimes(), report
         self.facts: ReplicaFacts
         self.lost = self.resumed = 0  # replicas that were lost, and requests that went on elsewhere
@@ -235,6 +238,7 @@ class ReplicaSet:
                 starting=self._times.starting,
                 refused=self._times.refused,
                 stopped=self._closed.is_set,
+                verify=self._verify,
             )
             with self._lock:
                 facts = connection.facts

@@ -20,6 +20,7 @@ from cutset.engine.resumption import Resumption
 from cutset.engine.text_embedder import TextEmbedder
 from cutset.errors import ConfigError, RequestError
 from cutset.link.keys import Keys, load_keys
+from cutset.link.peer import Binding
 from cutset.llm import AsyncLLM
 from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.integer import Progress
@@ -64,6 +65,7 @@ class ReplicatedLLM(AsyncLLM):
     """The same as AsyncLLM to whoever asks it. Loading waits for the replicas.
 
     `all_of_them`: see ReplicaSet.start. `keys`: this side's pair, where that isn't what the setting `key` names.
+    `verify`: whether a replica's evidence is enough.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class ReplicatedLLM(AsyncLLM):
         all_of_them: bool = True,
         times: ReplicaTimes | None = None,
         keys: Keys | None = None,
+        verify: Callable[[bytes, Binding], bool] | None = None,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         started = time.perf_counter()
@@ -95,6 +98,7 @@ class ReplicatedLLM(AsyncLLM):
             block_size=self.settings.block_size,
             keys=keys,
             times=times,
+            verify=verify,
             report=report,
         )
         source.forget()

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_launcher import RayLauncher, RayOptions
 from cutset.config import Settings
+from cutset.link.keys import Keys
 from cutset.serve.replicas.replica_launchers import LaunchedReplica, LocalReplicas
 from cutset.serve.replicas.replica_scale import ReplicaScale
 
@@ -31,6 +33,7 @@ class StagedReplicas:
         *,
         adapters: Mapping[str, str] | None = None,
         report: Callable[[str], None] = lambda line: None,
+        evidence: PartyEvidence | None = None,  # what each shows; its stages' is a setting
     ) -> None:
         assert isinstance(settings.stages, int)
         self._cluster: RayLauncher | None = None
@@ -44,10 +47,17 @@ class StagedReplicas:
             threads = int(each.cpus)
             env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self._cluster.token}
         try:
-            self._replicas = LocalReplicas(model, settings, threads=threads, adapters=adapters, env=env, report=report)
+            self._replicas = LocalReplicas(
+                model, settings, threads=threads, adapters=adapters, env=env, report=report, evidence=evidence
+            )
         except BaseException:
             self.close()
             raise
+
+    @property
+    def keys(self) -> Keys | None:
+        """See LocalReplicas."""
+        return self._replicas.keys
 
     def start(self, name: str) -> LaunchedReplica:
         """See ReplicaLauncher."""

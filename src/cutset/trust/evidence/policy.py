@@ -16,6 +16,7 @@ from cutset.config import parse_toml, read_bounded
 from cutset.errors import ConfigError
 
 __all__ = [
+    "MOST_POLICY",
     "EvidencePolicy",
     "IntelRules",
     "NvidiaRules",
@@ -30,7 +31,7 @@ __all__ = [
     "load_policy",
 ]
 
-MOST_BYTES = 256 << 10
+MOST_POLICY = 256 << 10  # bytes
 Listed = Annotated[str, msgspec.Meta(max_length=200)]
 Texts = Annotated[list[Listed], msgspec.Meta(max_length=1000)]
 Allowed = Texts | Literal["any"]
@@ -188,7 +189,7 @@ def allows(allowed: list[str] | Literal["any"], value: str) -> bool:
 
 def load_policy(path: Path) -> EvidencePolicy:
     """Raises ConfigError for a file that can't be read, isn't a policy, or allows more than a policy may."""
-    content = parse_toml(read_bounded(path, MOST_BYTES), str(path))
+    content = parse_toml(read_bounded(path, MOST_POLICY), str(path))
     try:
         policy = msgspec.convert(content, type=EvidencePolicy)
         _check(policy)

@@ -16,7 +16,8 @@ version = 1
 [server]
 # Digests of the files it has loaded: `cutset trust policy --model NAME=PATH` computes one.
 manifests = {manifests}
-# none: nothing goes elsewhere; stages; local, masked+verified, …: of a private offload.
+# none: nothing goes elsewhere; stages; replicas; local, masked+verified, …: of a private offload.
+# Over links: accelerator, stage, replica, worker.
 modes = ["none"]
 versions = {versions}
 

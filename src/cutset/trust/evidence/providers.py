@@ -16,15 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from cutset.config import EVIDENCE_KINDS
 from cutset.errors import ConfigError, EvidenceError
 from cutset.trust.evidence.device_reports import DeviceProvider
 from cutset.trust.evidence.layouts import MOST_QUOTE, report_data, trimmed
 from cutset.trust.evidence.simulated_quote import SimulatedEnclave
 from cutset.trust.evidence.statement import REPORT_DATA_BYTES
 
-__all__ = ["EVIDENCE_KINDS", "GramineProvider", "Provider", "SimulatorProvider", "TsmProvider", "open_provider"]
+__all__ = ["GramineProvider", "Provider", "SimulatorProvider", "TsmProvider", "open_provider"]
 
-EVIDENCE_KINDS = ("sgx", "tdx", "snp", "simulator")
 GRAMINE = Path("/dev/attestation")
 TSM = Path("/sys/kernel/config/tsm/report")
 TSM_NAMES = {"tdx": "tdx_guest", "snp": "sev_guest"}  # in `provider`
