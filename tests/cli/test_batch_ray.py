@@ -144,6 +144,37 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["here.jsonl", "in.jsonl", "out.jsonl"]
 
 
+DEADLY = """
+import os
+from cutset.serve.batches import batch_lines
+
+answer = batch_lines.LineAnswerer.answer
+
+async def deadly(self, line, first):
+    if line.text and b'"r 7"' in line.text:
+        os._exit(9)
+    return await answer(self, line, first)
+
+batch_lines.LineAnswerer.answer = deadly
+"""
+
+
+@pytest.mark.slow
+def test_a_line_that_ends_every_engine_gets_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    source, out = write(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    command = [sys.executable, "-m", "cutset.cli", "batch", "story", str(source), "-o", str(out), "--threads", "1"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    over = [*command, "--ray", "local", "--ray-actors", "2"]
+    done = subprocess.run(over, capture_output=True, text=True, timeout=500, env=env)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(found) == 41
+    assert {one["custom_id"] for one in found if one["error"]} == {"r 7", None}
+    assert next(one["error"]["code"] for one in found if one["custom_id"] == "r 7") == "engine_ended"
+
+
 @pytest.mark.slow
 def test_nodes_go_and_then_the_driver_while_files_play(tmp_path: Path) -> None:
     """Two of three nodes, one after the other, then the driver; each output is that of a run without Ray."""
