@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cutset.cluster.launch.run_folder import RunFolder
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError
 from cutset.link.launch import Child, end_all, environment
@@ -37,7 +35,8 @@ class LocalWorkers:
     ) -> None:
         if not 1 <= count <= MOST_WORKERS:
             raise ConfigError(f"the number of workers must be from 1 to {MOST_WORKERS}, not {count}")
-        self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
+        self._folder = RunFolder()
+        self.directory = self._folder.path
         self.cache = self.directory / "weights"
         self.names = [f"worker{i + 1}" for i in range(count)]
         self._threads, self._speeds, self._extra, self._quiet = threads, list(speeds), list(extra), quiet
@@ -105,7 +104,7 @@ class LocalWorkers:
         try:
             end_all(list(self._children.values()))
         finally:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._folder.close()
 
     def __enter__(self) -> Self:
         return self
