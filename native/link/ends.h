@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -39,9 +40,16 @@ class Turn {
   }
   // False where another thread has it.
   Turn(std::atomic<bool>& busy, std::try_to_lock_t) : busy_(busy), mine_(!busy_.exchange(true)) {}
-  // Waits for native code of a hop, which sends while others may, and is soon done.
+  // Waits for native code of a hop, which sends while others may. It is soon done, unless its core was taken from it.
   static Turn behind_a_hop(std::atomic<bool>& busy) {
-    for (int turns = 0; turns < kTurns && busy.load(); ++turns) std::this_thread::yield();
+    for (int turns = 0; turns < kTurns + kNaps; ++turns) {
+      if (!busy.exchange(true)) return Turn(busy, std::adopt_lock);
+      if (turns < kTurns) {
+        std::this_thread::yield();
+      } else {
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
+    }
     return Turn(busy);
   }
   ~Turn() {
@@ -52,7 +60,9 @@ class Turn {
   explicit operator bool() const { return mine_; }
 
  private:
-  static constexpr int kTurns = 10000;
+  Turn(std::atomic<bool>& busy, std::adopt_lock_t) : busy_(busy), mine_(true) {}
+
+  static constexpr int kTurns = 1000, kNaps = 10000;  // a second and more
   std::atomic<bool>& busy_;
   const bool mine_;
 };

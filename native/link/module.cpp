@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -54,6 +55,13 @@ nb::tuple tuple_of(const Record& record) {
   return nb::make_tuple(static_cast<int>(record.kind), record.offset, record.length, record.total, record.end);
 }
 
+// A sender's turn; other threads of Python go on while native code of a hop has it.
+Turn my_turn(std::atomic<bool>& busy) {
+  std::optional<nb::gil_scoped_release> others;
+  if (busy.load()) others.emplace();
+  return Turn::behind_a_hop(busy);
+}
+
 struct PySender {
   Memory memory, bell_memory;
   Sender sender;
@@ -81,17 +89,17 @@ struct PySender {
   }
 
   int claim(std::uint64_t length, double timeout) {
-    Turn turn = Turn::behind_a_hop(busy);
+    Turn turn = my_turn(busy);
     return room(length, timeout);
   }
 
   void commit(int kind, std::uint64_t total) {
-    Turn turn = Turn::behind_a_hop(busy);
+    Turn turn = my_turn(busy);
     sender.commit(static_cast<Kind>(kind), total);
   }
 
   int send(nb::list parts, double timeout, int kind, std::uint64_t total) {
-    Turn turn = Turn::behind_a_hop(busy);
+    Turn turn = my_turn(busy);
     struct Views {
       Py_buffer all[kMostParts];
       int count = 0;

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,9 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     subprocess.run([*common, "-o", str(here)], check=True, timeout=300)
     over = [*common, "-o", str(out), "--ray", "local", "--ray-actors", "2", "--resume"]
     before = set(actors())
-    process = subprocess.Popen(over, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    room = tempfile.TemporaryDirectory(prefix="c")  # paths of sockets must be short
+    env = os.environ | {"TMPDIR": room.name}
+    process = subprocess.Popen(over, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     shards, killed, end = out.with_name("out.jsonl.parts"), False, time.monotonic() + 300
     while process.poll() is None and time.monotonic() < end:
         time.sleep(0.1)
@@ -138,10 +141,45 @@ def test_an_actor_and_then_the_driver_die(tmp_path: Path) -> None:
     out_text, _ = process.communicate()
     assert killed
     assert out_text == "", "Ray would print pages of what was lost"
-    done = subprocess.run(over, capture_output=True, text=True, timeout=400)
+    left = set(Path(room.name).glob("cutset-*"))
+    done = subprocess.run(over, capture_output=True, text=True, timeout=400, env=env)
     assert done.returncode == 0, done.stderr
+    with room:
+        assert left, "the driver was killed"
+        assert not list(Path(room.name).glob("cutset-*")), "and what it left was removed by the next"
     assert texts(out) == texts(here)
     assert sorted(os.listdir(tmp_path)) == ["here.jsonl", "in.jsonl", "out.jsonl"]
+
+
+DEADLY = """
+import os
+from cutset.serve.batches import batch_lines
+
+answer = batch_lines.LineAnswerer.answer
+
+async def deadly(self, line, first):
+    if line.text and b'"r 7"' in line.text:
+        os._exit(9)
+    return await answer(self, line, first)
+
+batch_lines.LineAnswerer.answer = deadly
+"""
+
+
+@pytest.mark.slow
+def test_a_line_that_ends_every_engine_gets_an_error(tmp_path: Path) -> None:
+    pytest.importorskip("ray.data")
+    source, out = write(tmp_path / "in.jsonl", 40), tmp_path / "out.jsonl"
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    command = [sys.executable, "-m", "cutset.cli", "batch", "story", str(source), "-o", str(out), "--threads", "1"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    over = [*command, "--ray", "local", "--ray-actors", "2"]
+    done = subprocess.run(over, capture_output=True, text=True, timeout=500, env=env)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(found) == 41
+    assert {one["custom_id"] for one in found if one["error"]} == {"r 7", None}
+    assert next(one["error"]["code"] for one in found if one["custom_id"] == "r 7") == "engine_ended"
 
 
 @pytest.mark.slow

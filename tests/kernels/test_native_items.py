@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -360,3 +361,29 @@ def test_a_wait_stays_awake_around_when_something_is_due_and_no_longer() -> None
     for took in [1e-4] * (KEPT - 1) + [1.0]:
         arrivals.observe(32, took)
     assert arrivals.window(32, 0.0, 0.1)[:2] == pytest.approx((0.0, SHORT)), "to sleep would take longer"
+
+
+def test_who_sends_waits_for_native_code_that_sends() -> None:
+    """However long its core was taken from that: here another thread has the end while it waits for room."""
+    rings, said = Rings(), list[Exception]()
+    while rings.out.send([bytes(CAPACITY // 8)], 0.0) == 1:
+        pass
+    begun, done = threading.Event(), threading.Event()
+
+    def wait_for_room() -> None:
+        try:
+            for _ in range(3):
+                begun.set()
+                rings.out.send([bytes(CAPACITY // 8)], 10.0)
+        except RuntimeError as error:
+            said.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=wait_for_room)
+    thread.start()
+    begun.wait()
+    while not done.is_set():
+        assert rings.out.claim(CAPACITY // 8, 0.0) == 0
+    thread.join()
+    assert said == []

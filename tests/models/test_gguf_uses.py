@@ -126,7 +126,28 @@ def test_an_offload_refuses_groups_and_says_what_helps(tmp_path: Path, capsys: p
     assert main(["manifest", str(path), "-o", str(tmp_path / "out"), "--offload", "shm://nobody"]) == 2
     assert "cutset quantize" in capsys.readouterr().err
     assert main(["quantize", str(path), "-o", str(tmp_path / "int")]) == 0
+    assert "rounded once (Q8_0) and are rounded again" in capsys.readouterr().err
     assert len(list(each_matrix(open_source(tmp_path / "int")))) == 9
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(Kind.Q4_0, 4), (Kind.Q4_0, 8), (Kind.Q8_0, 8), (Kind.Q5_1, 8)])
+def test_few_bits_are_not_rounded_to_as_many_or_more(
+    kind: Kind, bits: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(Written("llama"), path, lambda name: kind)
+    assert main(["quantize", str(path), "-o", str(tmp_path / "few"), "--bits", str(bits), "--group", "32"]) == 2
+    error = capsys.readouterr().err
+    assert f"bits already ({kind.name}): use it as it is" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "few").exists()
+
+
+def test_more_bits_are_rounded_to_fewer_and_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "m.gguf"
+    write_gguf(Written("llama"), path, lambda name: Kind.Q8_0)
+    assert main(["quantize", str(path), "-o", str(tmp_path / "few"), "--bits", "4", "--group", "32"]) == 0
+    assert "rounded once (Q8_0) and are rounded again: the float model loses less" in capsys.readouterr().err
 
 
 def test_what_a_model_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -53,7 +55,7 @@ class Releasing:
         certificate = Certificate(folder / "tls.pem", folder / "tls.key")
         self.said: list[str] = []
         self.watch = key_files_watch(verifier, self.policy, certificate, self.said.append)
-        app = build_key_app(self.server, Auth([], "127.0.0.1"))
+        app = build_key_app(self.server, Auth([], "127.0.0.1"), RequestLimits())
         self.http = uvicorn.Server(configuration(app, RequestLimits(), tls=certificate))
 
     def prover(self, measured: bytes | None = None, mode: str = "release") -> Prover:
@@ -204,6 +206,31 @@ def test_too_much(releasing: Releasing) -> None:
     assert releasing.post("/release", bytes(600 << 10)).status_code == 413
     for path, status in (("/", 404), ("/v1/models", 404), ("/keys/story.key", 404)):
         assert releasing.post(path, b"").status_code == status
+
+
+@pytest.mark.parametrize(("ends", "seconds", "status"), [(False, 0.1, 408), (True, 100.0, 400)])
+def test_a_body_that_does_not_come(releasing: Releasing, ends: bool, seconds: float, status: int) -> None:
+    """One that comes slowly, or not at all, holds nothing up for long; one that breaks off is no bug of ours."""
+    scope = {"type": "http", "method": "POST", "path": "/release", "root_path": "", "query_string": b"", "client": None}
+    scope |= {"headers": [(b"host", b"127.0.0.1"), (b"content-length", b"100")], "server": None, "scheme": "https"}
+    messages: list[Any] = [{"type": "http.request", "body": b'{"seal":', "more_body": True}]
+    if ends:
+        messages.append({"type": "http.disconnect"})
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop(0)
+        await asyncio.Event().wait()
+        raise AssertionError("it waits without end")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    app = build_key_app(releasing.server, Auth([], "127.0.0.1"), RequestLimits(body_s=seconds))
+    asyncio.run(asyncio.wait_for(app(scope, receive, send), 60.0))
+    assert sent[0]["status"] == status
+    assert dict(sent[0]["headers"])[b"connection"] == b"close"
 
 
 def test_a_server_that_is_not_there(releasing: Releasing) -> None:

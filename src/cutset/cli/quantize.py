@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutset.cli.options import add_settings, settings_from
-from cutset.cli.output import say
+from cutset.cli.output import log, say
 from cutset.cli.progress import Progress
 from cutset.config import Settings, read_bounded
 from cutset.errors import ModelError, RequestError
@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(resolve(args.model, settings).directory)
     if source.dtype == "int8":
         raise ModelError(f"{source.path} is an integer checkpoint already")
+    _check_grouped(source, args.bits)
     with Progress() as progress:
         try:
             if args.bits is None:
@@ -74,6 +75,25 @@ def run(args: argparse.Namespace) -> int:
     before, after = (_megabytes(folder) for folder in (source.path, args.output))
     say(f"{args.output}: {source.spec.parameter_count():,} parameters, {before:.1f} MB became {after:.1f} MB")
     return 0
+
+
+def _check_grouped(source: ModelSource, bits: int | None) -> None:
+    """Says that weights which were rounded once are rounded again, each time with another error. Raises ModelError
+    where that gains nothing."""
+    from cutset.models.files.compressed_writer import matrices
+    from cutset.models.files.grouped import GroupedTensor
+
+    found = {name: one for name in matrices(source.spec) if isinstance(one := source.tensors[name], GroupedTensor)}
+    if not found:
+        return
+    names = ", ".join(sorted({one.form for one in found.values()}))
+    fewest = min(one.grouped().bits for one in {one.form: one for one in found.values()}.values())
+    if bits is not None and fewest <= bits:
+        raise ModelError(
+            f"{source.path} has weights of {fewest} bits already ({names}): use it as it is, or quantize the float "
+            "model that it was made from"
+        )
+    log(f"{source.path} has weights that were rounded once ({names}) and are rounded again: the float model loses less")
 
 
 def _write_integers(args: argparse.Namespace, settings: Settings, source: ModelSource, progress: Progress) -> None:

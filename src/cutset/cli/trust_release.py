@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     auth = Auth([], "127.0.0.1", hosts=["*"])
     with bind(args.host, args.port) as listening:
         log(f"releasing keys in {args.keys} at {url_of(listening, tls=True)}")
-        config = configuration(build_key_app(server, auth), RequestLimits(), tls=certificate)
+        limits = RequestLimits()
+        config = configuration(build_key_app(server, auth, limits), limits, tls=certificate)
         asyncio.run(serving([listening]))
     return 0

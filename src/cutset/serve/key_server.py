@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -22,6 +22,7 @@ from cutset.serve.api_errors import ApiError
 from cutset.serve.app import guarded
 from cutset.serve.auth import Auth
 from cutset.serve.reload import FileWatch
+from cutset.serve.request_limits import CLOSE, RequestLimits
 from cutset.serve.tls import Certificate
 from cutset.trust.audit import AuditLog
 from cutset.trust.evidence.policy import load_policy
@@ -108,8 +109,8 @@ class KeyServer:
         return found
 
     def _raise_floor(self, line: str, generation: int) -> int:
-        """The highest generation of a line that was ever here, which is kept beside the keys. Raises ConfigError where
-        it can't be."""
+        """The highest generation of a line that was here when one was asked for, which is kept beside the keys. Raises
+        ConfigError where it can't be."""
         place = self._keys / f"{line}.generation"
         with self._counting:
             try:
@@ -138,21 +139,17 @@ def key_files_watch(
     return watch
 
 
-def build_key_app(server: KeyServer, auth: Auth) -> ASGIApp:
-    """The application: two paths."""
+def build_key_app(server: KeyServer, auth: Auth, limits: RequestLimits) -> ASGIApp:
+    """The application: two paths. Of the `limits` that of the seconds of a body counts here."""
     slots = asyncio.Semaphore(4)
 
     async def nonce(request: Request) -> Response:
         return Response(msgspec.json.encode(IssuedNonce(server.nonce())), media_type="application/json")
 
     async def release(request: Request) -> Response:
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_MESSAGE:
-                raise ApiError(413, f"a request for a key has at most {MOST_MESSAGE >> 10} KiB")
+        body = await _body(request, limits.body_s)
         try:
-            asked = msgspec.json.decode(bytes(body), type=ReleaseRequest)
+            asked = msgspec.json.decode(body, type=ReleaseRequest)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise ApiError(400, f"this request for a key makes no sense: {error}") from None
         server.spend(asked.nonce)
@@ -163,3 +160,19 @@ def build_key_app(server: KeyServer, auth: Auth) -> ASGIApp:
 
     routes = [Route(NONCE_PATH, nonce, methods=["POST"]), Route(RELEASE_PATH, release, methods=["POST"])]
     return guarded(list(routes), auth)
+
+
+async def _body(request: Request, seconds: float) -> bytes:
+    """Raises ApiError where it is too long, doesn't come in time, or ends before it is whole."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_MESSAGE:
+                    raise ApiError(413, f"a request for a key has at most {MOST_MESSAGE >> 10} KiB")
+    except TimeoutError:
+        raise ApiError(408, f"the request's body didn't come within {seconds:g} s", headers=CLOSE) from None
+    except ClientDisconnect:
+        raise ApiError(400, "the request's body isn't all there", headers=CLOSE) from None
+    return bytes(body)

@@ -187,6 +187,31 @@ def begun(cluster: FakeCluster, count: int = 2, **needs: Any) -> RayLauncher:
     return RayLauncher(orders, RayOptions("auto", insecure=True), driver=Fakes(cluster).open)
 
 
+@pytest.mark.slow
+def test_who_waits_for_room_does_not_keep_the_others_from_coming_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of those that were added finds no place; another driver places all others anew."""
+    monkeypatch.setattr(ray_launcher, "FIRST_PAUSE", 0.1)
+    monkeypatch.setattr("cutset.cluster.launch.ray_driver.ROOM", 0.1)
+    fakes = Fakes(FakeCluster({"a": 1, "b": 1}))
+    order = PartyOrder(STAGE, 1, Needs(1.0))
+    launcher = RayLauncher({"first": order}, RayOptions("auto", insecure=True), room=[order.needs], driver=fakes.open)
+    try:
+        for name in ("second", "third"):
+            launcher.add(name, order)
+        until(lambda: launcher.addresses.keys() == {"first", "second"})
+        before, old = launcher.addresses, fakes.drivers[-1]
+        old.die()
+        old.end_parties()
+        until(lambda: all(launcher.addresses[name] != before[name] for name in before))
+        with pytest.raises(LinkError, match="third is nowhere"):
+            launcher.locate("third")
+        launcher.remove("second")
+        until(lambda: fakes.cluster.reserved() == ["first", "third"])  # who came later gives its place back
+    finally:
+        launcher.close()
+    assert fakes.cluster.living() == []
+
+
 def test_no_room_is_one_line_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster({"a": 1, "b": 0.5})
     with pytest.raises(LinkError, match=r"needs 2 × \(1 CPU, 512 MiB\); free: a 0 of 1 CPU; b 0.5") as caught:

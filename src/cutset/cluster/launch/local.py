@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
 from itertools import count as numbers
-from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.party_keys import LISTENING, PartyKeys
+from cutset.cluster.launch.run_folder import RunFolder
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError, LinkError
 from cutset.link.keys import Keys, new_keys
@@ -51,7 +49,8 @@ class LocalWorkers:
     ) -> None:
         if not 1 <= count <= MOST_WORKERS:
             raise ConfigError(f"the number of workers must be from 1 to {MOST_WORKERS}, not {count}")
-        self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
+        self._folder = RunFolder()
+        self.directory = self._folder.path
         self.cache = self.directory / "weights"
         self.names = [f"worker{i + 1}" for i in range(count)]
         self._threads, self._speeds, self._extra, self._quiet = threads, list(speeds), list(extra), quiet
@@ -184,7 +183,7 @@ class LocalWorkers:
         try:
             end_all(list(self._children.values()))
         finally:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._folder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from cutset.cluster.launch.ray_address import check_refuses_others, reachable, unreachable
+from cutset.cluster.launch.run_folder import RunFolder
 from cutset.errors import CutsetError, LinkError
 
 __all__ = ["RayConnection", "reason_of"]
@@ -56,6 +56,7 @@ class RayConnection:
         self._local: Any = None
         self._joined: Any = None  # a node of this side's own in somebody else's cluster
         self._folder = folder
+        self._own: RunFolder | None = None  # where no folder was given
         logging.getLogger("ray").setLevel(logging.ERROR)
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it sends nothing to its makers
         try:
@@ -93,8 +94,11 @@ class RayConnection:
         _stay_on_loopback()
         node = {"num_cpus": cpus, "node_ip_address": LOOPBACK, "object_store_memory": STORE}
         # Ray lets everybody into its directory, with its sockets and logs: so it lies in one that is this user's alone.
-        self._folder = self._folder or Path(tempfile.mkdtemp(prefix="cutset-"))
-        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": str(self._folder / "ray")}
+        place = self._folder
+        if place is None:
+            self._own = RunFolder()
+            place = self._own.path
+        head = node | {"include_dashboard": False, "dashboard_host": LOOPBACK, "temp_dir": str(place / "ray")}
         if gpus:
             head["num_gpus"] = gpus
         self._local = Cluster(initialize_head=True, head_node_args=head)
@@ -219,6 +223,8 @@ class RayConnection:
                 local.shutdown()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        if self._own is not None:
+            self._own.close()
 
     def __enter__(self) -> Self:
         return self

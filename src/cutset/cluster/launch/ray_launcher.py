@@ -11,8 +11,6 @@ import contextlib
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from typing import Any, Protocol
 
 from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_security import check_installed, check_protected
+from cutset.cluster.launch.run_folder import RunFolder
 from cutset.cluster.model import Model
 from cutset.errors import ConfigError, CutsetError, EngineError, LinkError, printable
 from cutset.link.addresses import parse_address
@@ -124,6 +123,7 @@ class RayLauncher:
         the first ones may take to start; `driver` starts the process that talks to Ray."""
         self.keys = new_keys()
         self._orders, self._options, self._log = dict(orders), options, log
+        self._together = frozenset(orders)  # are placed together, or none of them; each other one by itself
         self._room, self._beginning = room or [order.needs for order in orders.values()], beginning
         self.token = secrets.token_hex(32) if options.where == "local" else ""  # of a cluster that ends with this
         self.cluster = ""  # its head's address, HOST:PORT
@@ -136,8 +136,8 @@ class RayLauncher:
         self._revoked: set[bytes] = set()  # keys of parties that are gone: none of them comes back
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        self._folder = Path(tempfile.mkdtemp(prefix="cutset-")) if options.where == "local" else None
-        self._open = driver or (lambda: open_driver(self._folder))
+        self._folder = RunFolder() if options.where == "local" else None
+        self._open = driver or (lambda: open_driver(None if self._folder is None else self._folder.path))
         self._driver: RayDriverProcess | None = None
         self._failed: CutsetError | None = None
         self._step = threading.Condition(self._lock)
@@ -245,7 +245,7 @@ class RayLauncher:
                 self._thread.join(ENDING)
         finally:
             if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self._folder.close()
 
     # Starting, and the thread that reads events.
 
@@ -267,12 +267,16 @@ class RayLauncher:
                     "nodes": len(self._room),
                     "gpus": -(-gpus // 1),
                     "cpus": -(-cpus // 1),  # any of the local nodes has room for all: a party that dies finds a place
-                    "folder": str(self._folder or ""),
+                    "folder": "" if self._folder is None else str(self._folder.path),
                     "token": self.token,
                     "insecure": self._options.insecure,
-                    "parties": {name: self._described(name) for name in self._orders},
+                    "parties": {name: self._described(name) for name in self._orders if name in self._together},
                 }
             )
+            # Those that came later wait for room by themselves: the first ones don't wait for them.
+            for name in self._orders:
+                if name not in self._together:
+                    driver.ask({"command": "add", "name": name, "party": self._described(name)})
 
     def _described(self, name: str) -> dict[str, Any]:
         order = self._orders[name]

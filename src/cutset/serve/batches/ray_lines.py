@@ -1,7 +1,8 @@
 """Lines of a batch answered by a pool of Ray's actors, each with an engine of its own: Ray Data hands them out.
 
 Ray Data runs a line again where an actor was lost, so answers may come twice; who takes them keeps the first of each.
-Lines and answers go through Ray's object store as text; nothing of a model does.
+It would do so without end: so whoever hands out lines counts how often, and a line that ends each actor that has it is
+given up. Lines and answers go through Ray's object store as text; nothing of a model does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +28,9 @@ from cutset.cluster.launch.party_needs import Needs
 from cutset.cluster.launch.ray_pool import PoolOptions, RayPool, open_pool, settle
 from cutset.errors import ConfigError, CutsetError, EngineError
 from cutset.serve.batches.answer_facts import answer_facts
-from cutset.serve.batches.batch_lines import LineAnswer
+from cutset.serve.batches.batch_lines import LineAnswer, custom_id
 from cutset.serve.batches.model_order import ModelOrder
+from cutset.serve.batches.shared_lock import SharedLock
 
 __all__ = ["RayLines"]
 
@@ -35,25 +38,65 @@ _T = TypeVar("_T")
 COLUMNS = ("line", "begin", "size", "first")  # of what actors get, see `RayLines._table`
 MOST_BLOCKS = 1 << 14
 AT_A_TIME = 16  # lines that go to an actor together
+TOGETHER = 2  # times that a line is handed out beside others; if those actors were lost, any of these lines may be why
+ALONE = 2  # times that a line may then end an actor that does nothing else
+OPENINGS = 3  # of engines, for each actor, while none asks for lines
+MOST_GIVEN_UP = 16  # lines, while none is answered: then they aren't to blame
 
 
 class LineSource:
-    """Reads lines for actors, on the machine where the input is."""
+    """Reads lines for actors, on the machine where the input is, and knows which of them may be what ends actors. Ray
+    calls it from threads."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, actors: int) -> None:
         self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._most = OPENINGS * actors
+        self._openings = 0  # since lines were asked for
+        self._given_up = 0  # lines, since one was answered
+        self._read: Counter[int] = Counter()  # of lines that have no answer: how often each was handed out
+        self._begun: Counter[int] = Counter()  # and how often alone
+        self._lock = threading.Lock()
 
-    def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """So many bytes from each offset."""
-        return [os.pread(self._file, size, begin) for begin, size in places]
+    def may_open(self) -> bool:
+        """Another actor is to open an engine; False where too many have ended that answered nothing."""
+        with self._lock:
+            self._openings += 1
+            return self._openings <= self._most and self._given_up < MOST_GIVEN_UP
+
+    def read(self, places: Sequence[tuple[int, int, int]]) -> tuple[list[bytes], bool]:
+        """Of lines by number, offset and size in bytes: their bytes, and whether each is to be begun alone."""
+        texts = [os.pread(self._file, size, begin) for _, begin, size in places]
+        with self._lock:
+            self._openings = 0
+            self._read.update(line for line, _, _ in places)
+            return texts, any(self._read[line] > TOGETHER for line, _, _ in places)
+
+    def may_begin(self, line: int) -> bool:
+        """A line is to be asked for alone; False where that ended its actor too often."""
+        with self._lock:
+            self._begun[line] += 1
+            self._given_up += self._begun[line] == ALONE + 1
+            return self._begun[line] <= ALONE
+
+    def answered(self, lines: Sequence[int]) -> None:
+        """These have answers."""
+        with self._lock:
+            self._given_up = 0
+            for line in lines:
+                self._read.pop(line, None)
+                self._begun.pop(line, None)
 
 
 class LineActor:
     """An engine, and answers of lines by their places in the input. Ray Data calls it with columns, from threads."""
 
     def __init__(self, order: ModelOrder, digest: str, source: Any, directory: str) -> None:
+        import ray
+
         self._failed = ""
         try:
+            if not ray.get(source.may_open.remote()):
+                raise EngineError("engines end before they answer anything; the logs of their nodes say why")
             settle(directory)
             self._service = order.open()
             self._facts = msgspec.json.encode(answer_facts(self._service))
@@ -61,7 +104,7 @@ class LineActor:
             self._failed = str(error)
             return
         self._answerer = order.answerer(self._service, digest)
-        self._source, self._longest = source, order.longest
+        self._source, self._longest, self._engine = source, order.longest, SharedLock()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="cutset-batch", daemon=True).start()
 
@@ -72,12 +115,20 @@ class LineActor:
         if self._failed:
             return _failure(self._failed)
         rows = list(zip(*(batch[name].tolist() for name in COLUMNS), strict=True))
-        texts = ray.get(self._source.read.remote([(begin, min(size, self._longest)) for _, begin, size, _ in rows]))
+        places = [(line, begin, min(size, self._longest)) for line, begin, size, _ in rows]
+        texts, alone = ray.get(self._source.read.remote(places))
         given = [
             (InputLine(line, text if size <= self._longest else None, size, begin), None if first < 0 else first)
             for (line, begin, size, first), text in zip(rows, texts, strict=True)
         ]
-        found = asyncio.run_coroutine_threadsafe(self._answer(given), self._loop).result()
+        found: list[LineAnswer] = []
+        for some in [[one] for one in given] if alone else [given]:
+            with self._engine.hold(alone=alone):
+                if alone and not ray.get(self._source.may_begin.remote(some[0][0].number)):
+                    found.append(self._given_up(some[0][0]))
+                    continue
+                found += asyncio.run_coroutine_threadsafe(self._answer(some), self._loop).result()
+            self._source.answered.remote([line.number for line, _ in some])
         if any(one.status >= 500 for one in found) and not self._service.ready:
             return _failure("an engine has stopped; the log of its node says why")
         answers = np.empty(len(found), dtype=object)
@@ -88,6 +139,11 @@ class LineActor:
 
     async def _answer(self, given: Sequence[tuple[InputLine, int | None]]) -> list[LineAnswer]:
         return list(await asyncio.gather(*(self._answerer.answer(line, first) for line, first in given)))
+
+    def _given_up(self, line: InputLine) -> LineAnswer:
+        name = None if line.text is None else custom_id(line.text)
+        text = f"{TOGETHER + ALONE} engines ended while they ran it, the last {ALONE} of them nothing else"
+        return self._answerer.refused(line.number, name, "engine_ended", text)
 
 
 class RayLines:
@@ -134,7 +190,7 @@ class RayLines:
             ray.get_runtime_context().get_node_id(), soft=False
         )
         source = ray.remote(LineSource).options(num_cpus=0, scheduling_strategy=here, max_concurrency=4)
-        reader = source.remote(os.path.realpath(self._source))
+        reader = source.remote(os.path.realpath(self._source), actors)
         data = ray.data.from_blocks(_blocks(table, actors, at_a_time)).map_batches(
             LineActor,
             fn_constructor_args=(self._order, self._found.sha256, reader, os.getcwd()),

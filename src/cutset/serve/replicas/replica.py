@@ -277,10 +277,10 @@ class Replica:
         self.listener.close()
 
     def _look(self) -> None:
-        serving = self._serving
+        gone, serving = self.listener.gone(), self._serving  # also without a front: keys may have been revoked
         if serving is None:
             return
-        if serving.outbox.link in self.listener.gone():
+        if serving.outbox.link in gone:
             self._end("the front has gone")
         elif serving.outbox.broken:
             self._end(serving.outbox.broken)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import IO, Any, Protocol
 
 from cutset.cluster.launch.party_evidence import PartyEvidence
 from cutset.cluster.launch.party_keys import LISTENING, PartyKeys
+from cutset.cluster.launch.run_folder import RunFolder
 from cutset.config import OPTIONS, Settings
 from cutset.link.keys import Keys, new_keys
 from cutset.link.launch import PIPE, Child, environment
@@ -120,7 +118,8 @@ class LocalReplicas:
         evidence: PartyEvidence | None = None,
     ) -> None:
         self.keys: Keys | None = None if evidence is None else new_keys()
-        self.directory = Path(tempfile.mkdtemp(prefix="cutset-"))  # mode 0700
+        self._folder = RunFolder()
+        self.directory = self._folder.path
         self._threads, self._report, self._env = threads, report, dict(env or {})
         self._starts = count(1)
         flags = setting_flags(settings, threads=threads, cache_mib=cache_mib or settings.cache_mib)
@@ -145,7 +144,7 @@ class LocalReplicas:
 
     def close(self) -> None:
         """See ReplicaLauncher."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        self._folder.close()
 
 
 @dataclass(frozen=True, slots=True)
