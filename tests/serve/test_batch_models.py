@@ -13,7 +13,7 @@ pytest.importorskip("openai")
 pytest.importorskip("python_multipart")
 
 from cutset.serve import app
-from tests.serve.test_batches import Begin, begin, request
+from tests.serve.test_batches import Begin, begin, held_from, request
 
 __all__ = ["begin"]  # a fixture
 
@@ -22,7 +22,7 @@ def test_a_batch_does_not_go_on_with_another_model(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"prompt": "Once", "max_tokens": 20, "temperature": 0.9}
-    with begin(tmp_path / "kept") as server:
+    with held_from(150), begin(tmp_path / "kept") as server:
         name = server.batch([request(str(one), body=body | {"seed": one}) for one in range(200)]).id
         end = time.monotonic() + 60
         while server.client().batches.retrieve(name).request_counts.completed < 20 and time.monotonic() < end:
