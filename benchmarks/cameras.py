@@ -85,12 +85,12 @@ def run_cameras(cameras: int = 16, rate: float = 5.0, deadline: float = 0.5, sec
     quarter = memory[len(memory) // 4 :]
     name = f"{cameras} cameras of {rate:g}/s for {seconds:g} s, {carries:g}/s can be done"
     return [
-        Row(name, SYSTEM, UNEVEN, off, "x"),
-        Row(name, SYSTEM, AGE, max(ages) / deadline, "x"),
+        Row(name, SYSTEM, UNEVEN, off, "rel"),
+        Row(name, SYSTEM, AGE, max(ages) / deadline, "rel"),
         Row(name, SYSTEM, "age, median", quantile(ages, 0.5), "s"),
         Row(name, SYSTEM, DONE, sum(done.values()) / (carries * min(spent, seconds)), "x"),
         Row(name, SYSTEM, "dropped", float(dropped), "pictures"),
-        Row(name, SYSTEM, GROWTH, max(quarter) / quarter[0] - 1 if quarter else 0.0, "x"),
+        Row(name, SYSTEM, GROWTH, max(quarter) / quarter[0] - 1 if quarter else 0.0, "rel"),
     ]
 
 

@@ -58,9 +58,8 @@ def test_an_sbom_says_what_is_in_it(tmp_path: Path) -> None:
     root = said["metadata"]["component"]
     assert (root["name"], root["version"], root["purl"]) == ("cutset", "9.9", "pkg:pypi/cutset@9.9")
     assert root["hashes"] == [{"alg": "SHA-256", "content": sha256_of(made)}]
-    assert root["licenses"] == [{"license": {"acknowledgement": "declared", "id": "Apache-2.0"}}] or "Apache" in str(
-        root
-    )
+    [licence] = root["licenses"]
+    assert licence["license"]["id"] == "Apache-2.0"
     assert said["metadata"]["timestamp"].startswith("2023-11-14T22:13:20")
     found = components(bom)
     # What is needed, and what that needs; what is linked in; extras for users, those for developers not.

@@ -31,6 +31,17 @@ def test_the_rate_is_that_of_what_opening_adds(monkeypatch: pytest.MonkeyPatch, 
     assert commands[0][:-1] == commands[1][: len(commands[0]) - 1]  # both do the same
 
 
+def test_a_start_that_happened_to_be_quicker_makes_no_rate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(bytes(3_000_000))
+    seconds = iter([1.0, 1.0, 1.0, 0.99, 1.0, 1.03])  # plain and sealed: to warm up, and in two rounds
+    monkeypatch.setattr(sealed, "seconds_to_first_byte", lambda command, cache: next(seconds))
+    rows = sealed.starts("w", tmp_path / "model", tmp_path / "sealed", tmp_path / "key", 2, 2)
+    found = {(row.system, row.metric): row.value for row in rows}
+    assert found["cutset sealed", sealed.ADDED] == pytest.approx(0.01)
+    assert found["cutset sealed", RATE] == pytest.approx(0.3)
+
+
 @pytest.mark.slow
 def test_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sealed.json"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from pathlib import Path
 
 import pytest
 
 from cutset.cli import main as cutset
+from cutset.cli import trust_verify
 from cutset.trust.canonical import encode
 from cutset.trust.evidence.providers import SimulatorProvider
 from cutset.trust.evidence.simulated_quote import SimulatedEnclave
@@ -121,7 +123,13 @@ def test_a_policy_decides_of_the_quote(make: Make, tmp_path: Path, capsys: pytes
     assert code == 0
     assert f"its evidence of kind simulator is enough: measurement {provider.measurement.hex()}" in words
     assert "NOT CONFIDENTIAL: a simulator's evidence proves nothing" in words
+    assert "GPU" not in words
     assert said(make(by=Signer.of(key, evidence_by(provider)), outcome="integrity"), good)[0] == 3
+    gpus = tmp_path / "gpus.toml"
+    gpus.write_text(good.read_text() + "[nvidia]\n")
+    code, words = said(right, gpus)
+    assert code == 0
+    assert "of GPUs nothing is known" in words, "though the policy has rules for them"
     code, words = said(right, other)
     assert code == 1
     assert "NOT enough: its measurement" in words
@@ -138,3 +146,25 @@ def test_a_policy_decides_of_the_quote(make: Make, tmp_path: Path, capsys: pytes
     assert said(make(by=Signer(key, ReceiptEvidence("simulator", bytes(quote)))), good)[0] == 1
     assert said(right + b"x", good)[0] == 1
     assert cutset(["trust", "verify", "-", "--any-key", "--policy", str(good)]) == 2
+
+
+def test_evidence_is_that_of_the_receipt_that_was_checked(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another one that is put there meanwhile, with good evidence for a key of its own, doesn't count."""
+    provider, policy, file = SimulatorProvider(), tmp_path / "policy.toml", tmp_path / "receipt"
+    policy.write_text(POLICY.format(provider.measurement.hex()))
+    mine, other = SigningKey.new(), SigningKey.new()
+    file.write_bytes(make(by=Signer(mine)))
+    verify_files = trust_verify.verify_files
+
+    def swapped(args: argparse.Namespace) -> int:
+        code = verify_files(args)
+        file.write_bytes(make(by=Signer.of(other, evidence_by(provider))))
+        return code
+
+    monkeypatch.setattr(trust_verify, "verify_files", swapped)
+    assert cutset(["trust", "verify", str(file), "--key", mine.public.hex(), "--policy", str(policy)]) == 2
+    captured = capsys.readouterr()
+    assert "signed by another key" in captured.err
+    assert "is enough" not in captured.out

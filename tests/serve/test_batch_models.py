@@ -15,8 +15,7 @@ pytest.importorskip("python_multipart")
 
 from cutset.batches.input_lines import InputLine
 from cutset.serve import app
-from cutset.serve.batches.batch_lines import LineAnswer, LineAnswerer
-from tests.serve.test_batches import Begin, begin, request
+from tests.serve.test_batches import Begin, begin, held_from, request
 
 __all__ = ["begin"]  # a fixture
 
@@ -25,15 +24,7 @@ def test_a_batch_does_not_go_on_with_another_model(
     begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {"prompt": "Once", "max_tokens": 20, "temperature": 0.9}
-    answer = LineAnswerer.answer
-
-    async def answered_in_part(self: LineAnswerer, line: InputLine, first: int | None) -> LineAnswer:
-        if line.number >= 20:  # else a fast machine is through before it is looked at
-            await asyncio.Event().wait()
-        return await answer(self, line, first)
-
-    with monkeypatch.context() as patch, begin(tmp_path / "kept") as server:
-        patch.setattr(LineAnswerer, "answer", answered_in_part)
+    with held_from(150), begin(tmp_path / "kept") as server:
         name = server.batch([request(str(one), body=body | {"seed": one}) for one in range(200)]).id
         end = time.monotonic() + 60
         while server.client().batches.retrieve(name).request_counts.completed < 20 and time.monotonic() < end:

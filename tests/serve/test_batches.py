@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -22,6 +23,7 @@ pytest.importorskip("python_multipart")
 
 import openai
 
+from cutset.batches.input_lines import InputLine
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError
 from cutset.llm import LLM, AsyncLLM
@@ -29,6 +31,7 @@ from cutset.serve.app import build_app
 from cutset.serve.auth import Auth
 from cutset.serve.batches import batch_store
 from cutset.serve.batches.batch_api import BatchApi
+from cutset.serve.batches.batch_lines import LineAnswer, LineAnswerer
 from cutset.serve.batches.file_store import StoreLimits
 from cutset.serve.front import Front
 from cutset.serve.request_limits import RequestLimits
@@ -89,6 +92,21 @@ def begin(llm: AsyncLLM) -> Begin:
             running.close()
 
     return start
+
+
+@contextlib.contextmanager
+def held_from(number: int) -> Iterator[None]:
+    """Lines from this one on are taken and not answered, so that a batch isn't over however fast the machine is."""
+    answer = LineAnswerer.answer
+
+    async def held(self: LineAnswerer, line: InputLine, first: int | None) -> LineAnswer:
+        if line.number >= number:
+            await asyncio.Event().wait()
+        return await answer(self, line, first)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LineAnswerer, "answer", held)
+        yield
 
 
 def request(name: str, url: str = "/v1/completions", body: Any = None) -> dict[str, Any]:
@@ -188,7 +206,7 @@ def test_what_is_another_key_s_is_not_there(begin: Begin, tmp_path: Path) -> Non
 def test_a_batch_goes_on_after_a_restart(begin: Begin, tmp_path: Path) -> None:
     body = {"prompt": "Once", "max_tokens": 20, "temperature": 0.9, "seed": 5}
     lines = [request(str(one), body=body | {"seed": one}) for one in range(200)]
-    with begin(tmp_path / "kept") as server:
+    with held_from(150), begin(tmp_path / "kept") as server:
         name = server.batch(lines).id
         end = time.monotonic() + 60
         while server.client().batches.retrieve(name).request_counts.completed < 20 and time.monotonic() < end:

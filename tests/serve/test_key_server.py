@@ -16,6 +16,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from cutset.errors import EvidenceError, LinkClosed
+from cutset.serve import key_server
 from cutset.serve.auth import Auth
 from cutset.serve.key_server import NONCE_S, KeyServer, build_key_app, key_files_watch
 from cutset.serve.request_limits import RequestLimits
@@ -169,13 +170,24 @@ def test_a_sealed_model_that_is_older_is_not_opened_any_more(releasing: Releasin
         releasing.ask(releasing.prover(), old.seal)
     for spoil in ("x", "1" * 30):
         (releasing.keys / "bot.generation").write_text(spoil)
-        with pytest.raises(EvidenceError, match="isn't a number"):
+        with pytest.raises(EvidenceError, match=r"bot\.generation isn't a number") as caught:
             releasing.ask(releasing.prover(), old.seal)
+        assert str(releasing.keys) not in str(caught.value)
     (releasing.keys / "bot.generation").write_text("3")
     assert releasing.ask(releasing.prover(), old.seal).secret == old.secret
     for path in ("old.key", "other.key", "bot.generation", "else.generation"):
         (releasing.keys / path).unlink()
     assert releasing.ask(releasing.prover()).secret == KEY.secret, "without a line there is nothing to count"
+
+
+def test_more_keys_than_are_read_release_none(releasing: Releasing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of a line might be among the others."""
+    write_model_key(ModelKey("0e" * 32, bytes(32), "bot", 4), releasing.keys / "a.key")
+    monkeypatch.setattr(key_server, "MOST_KEYS", 1)
+    with pytest.raises(EvidenceError, match="more than 1 keys"):
+        releasing.ask(releasing.prover())
+    (releasing.keys / "a.key").unlink()
+    assert releasing.ask(releasing.prover()).secret == KEY.secret
 
 
 def test_a_policy_is_read_again(releasing: Releasing, caplog: pytest.LogCaptureFixture) -> None:

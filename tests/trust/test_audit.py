@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -58,6 +59,20 @@ def test_what_cannot_be_logged_is_an_error(tmp_path: Path) -> None:
         AuditLog(tmp_path / "link")
     with pytest.raises(ConfigError, match="can't be written"):
         AuditLog(Path("/dev/full")).write("refused", reason="the disk is full")
+
+
+def test_a_line_that_fits_in_part_alone_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or all that are written once there is room again would belong to it, and nobody could tell that from a change."""
+    path, write = tmp_path / "audit.jsonl", os.write
+    log = AuditLog(path)
+    log.write("refused", number=1)
+    with monkeypatch.context() as patch:
+        patch.setattr("cutset.trust.audit.os.write", lambda file, data: write(file, data[:20]))
+        with pytest.raises(ConfigError, match="only a part of a line"):
+            log.write("refused", number=2)
+    log.write("refused", number=3)
+    assert [json.loads(line)["number"] for line in path.read_text().splitlines()] == [1, 3]
+    assert audit_head(path)[0] == 2
 
 
 def test_a_line_that_is_changed_taken_out_or_put_in_is_found(

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -118,6 +119,50 @@ def test_another_question_and_the_same_gpu_twice(real: tuple[DeviceReport, Nvidi
         verify_gpus([shown], shown.report[4:36], rules, NOW - 20 * 365 * 86400)
 
 
+def _negated(certificate: bytes) -> bytes:
+    """The same certificate in other bytes: ECDSA takes s for n - s."""
+    order = int("f" * 48 + "c7634d81f4372ddf581a0db248b0a77aecec196accc52973", 16)
+    read = x509.load_der_x509_certificate(certificate)
+    r, s = utils.decode_dss_signature(read.signature)
+    signature = utils.encode_dss_signature(r, order - s)
+    signed_by = bytes.fromhex("300a06082a8648ce3d040303")  # ecdsa-with-SHA384, as DER
+    signed = read.tbs_certificate_bytes + signed_by + b"\x03" + bytes([len(signature) + 1]) + b"\0" + signature
+    return b"\x30\x82" + len(signed).to_bytes(2) + signed
+
+
+def test_one_gpu_is_not_two_by_a_certificate_in_other_bytes() -> None:
+    gpu, nonce = Gpu(AUTHORITY), new_nonce()
+    rules = NvidiaRules(roots=[_sha256(AUTHORITY.root)], drivers="any", vbios="any", measurements="any", least=2)
+    one = DeviceReport("nvidia", gpu.report(nonce), [gpu.certificate, AUTHORITY.root])
+    other = DeviceReport("nvidia", gpu.report(nonce), [_negated(gpu.certificate), AUTHORITY.root])
+    assert verify_gpus([other], nonce, msgspec.structs.replace(rules, least=1), NOW), "it is genuine, too"
+    with pytest.raises(EvidenceError, match="one GPU twice"):
+        verify_gpus([one, other], nonce, rules, NOW)
+
+
+def test_certificates_that_somebody_made_up_are_an_error_of_ours() -> None:
+    """Also where they are odd in ways that aren't a ValueError for who reads them."""
+    gpu, nonce = Gpu(AUTHORITY), new_nonce()
+    rules = NvidiaRules(roots=[_sha256(AUTHORITY.root)], drivers="any", vbios="any", measurements="any")
+    version = gpu.certificate.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020104"), 1)
+    curve = AUTHORITY.root.replace(bytes.fromhex("2b81040022"), bytes.fromhex("2b81040029"), 1)
+    between = Authority()
+    # InhibitAnyPolicy becomes a second BasicConstraints.
+    twice = AUTHORITY.certify("root", between.key.public_key(), "root", x509.InhibitAnyPolicy(0))
+    twice = twice.replace(bytes.fromhex("551d36"), bytes.fromhex("551d13"), 1)
+    below = between.certify("GB900", gpu.key.public_key(), "root")
+    with pytest.raises(x509.InvalidVersion):
+        x509.load_der_x509_certificate(version)
+    with pytest.raises(UnsupportedAlgorithm):
+        x509.load_der_x509_certificate(curve).public_key()
+    with pytest.raises(x509.DuplicateExtension):
+        _ = x509.load_der_x509_certificate(twice).extensions
+    for wrong in ([version, AUTHORITY.root], [gpu.certificate, curve], [below, twice, AUTHORITY.root], [b"0", b"1"]):
+        shown = DeviceReport("nvidia", gpu.report(nonce), wrong)
+        with pytest.raises(EvidenceError, match="certificates"):
+            verify_gpus([shown], nonce, msgspec.structs.replace(rules, roots=[_sha256(wrong[-1])]), NOW)
+
+
 class Authority:
     """A root as NVIDIA's, and certificates of GPUs below it."""
 
@@ -125,13 +170,15 @@ class Authority:
         self.key = ec.generate_private_key(ec.SECP384R1())
         self.root = self.certify("root", self.key.public_key(), "root")
 
-    def certify(self, name: str, key: ec.EllipticCurvePublicKey, issuer: str) -> bytes:
+    def certify(self, name: str, key: ec.EllipticCurvePublicKey, issuer: str, *more: x509.ExtensionType) -> bytes:
         def named(text: str) -> x509.Name:
             return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
         built = x509.CertificateBuilder(named(issuer), named(name), key, 7)
         built = built.not_valid_before(datetime.datetime(2020, 1, 1)).not_valid_after(datetime.datetime(2040, 1, 1))
         built = built.add_extension(x509.BasicConstraints(ca=name == "root", path_length=None), critical=True)
+        for one in more:
+            built = built.add_extension(one, critical=False)
         return built.sign(self.key, SHA384()).public_bytes(Encoding.DER)
 
 

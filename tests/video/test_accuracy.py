@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from cluster.run.pictures import moving, small_model
 from cutset.cluster.messages import Report
 from cutset.codec import Budget
 from cutset.errors import ConfigError
+from cutset.stream import Stream
 from cutset.video.accuracy import Accuracy
 from cutset.video.check import ResultCheck, difference
-from cutset.video.delta.calibrator import Calibrator
+from cutset.video.delta.calibrator import APART, PICTURES, Calibrator
 from cutset.video.result import Result
+from cutset.video.torch_model import TorchModel
 
 
 def test_an_error_that_grows_with_the_threshold_ends_within_the_limit() -> None:
@@ -161,8 +164,8 @@ def result_of(number: int, pixels: np.ndarray, outputs: dict[str, np.ndarray], d
     return Result(0, number, 0.0, outputs, dropped, 1, 0.0, 0.0, 0.0, 1, pixels)
 
 
-def report_of(party: str, shares: list[float] | None) -> Report:
-    return Report(1, 1, 0, 0, party, shares=shares)
+def report_of(party: str, shares: list[float] | None, number: int = 0) -> Report:
+    return Report(1, 1, 0, number, party, shares=shares)
 
 
 def test_pictures_that_all_stages_computed_dense_are_not_checked() -> None:
@@ -182,9 +185,22 @@ def test_pictures_that_all_stages_computed_dense_are_not_checked() -> None:
     assert (kept.checked, kept.spared) == (0, 1)
     assert not kept.wants(4), "soon after nothing can be far off"
     assert kept.wants(5)
-    kept.heard(report_of("c", [1.0, 0.5]))
+    kept.heard(report_of("c", [1.0, 0.5], 4))
     kept.check(model, result_of(5, pixels, dict(model.run(pixels))))
     assert (kept.checked, kept.largest, len(asked)) == (1, 0.0, 1), "by what computes dense, not the model itself"
+
+
+def test_what_was_computed_dense_later_spares_no_picture_of_before() -> None:
+    """Whoever takes results may be behind: by then stages have said more of what comes after."""
+    model, pixels = small_model(32, 48), moving(1, 32, 48)[0]
+    kept = Accuracy(0.01, Budget(), incremental=True)
+    for number in range(2000):
+        kept.heard(report_of("a", [1.0 if number < 1000 or number >= 1500 else 0.5], number))
+    kept.check(model, result_of(1200, pixels, dict(model.run(pixels))))
+    assert (kept.checked, kept.spared) == (1, 0)
+    kept.check(model, result_of(1600, pixels, dict(model.run(pixels))))
+    assert (kept.checked, kept.spared) == (1, 1)
+    assert sum(map(len, kept._whole.values())) <= 4, "what is noted are changes alone"
 
 
 def test_thresholds_by_layer_are_found_from_the_first_results() -> None:
@@ -204,19 +220,59 @@ def test_thresholds_by_layer_are_found_from_the_first_results() -> None:
     kept.close()
 
 
-def test_a_stream_that_ends_does_not_wait_for_thresholds() -> None:
+@pytest.mark.parametrize("where", ["dense", "moved"])
+def test_a_stream_that_ends_waits_for_no_more_than_what_is_being_computed(where: str) -> None:
     model, pictures = small_model(32, 48), moving(8, 32, 48)
-    calls: list[int] = []
+    calls: list[str] = []
+    there, go_on = threading.Event(), threading.Event()
+
+    def called(name: str) -> None:
+        calls.append(name)
+        if name == where:
+            there.set()
+            assert go_on.wait(60)
+
+    def dense(picture: np.ndarray) -> dict[str, np.ndarray]:
+        called("dense")
+        return dict(model.run(picture))
 
     def moved(found: object, wanted: object) -> float:
-        calls.append(1)
+        called("moved")
         return 0.1
 
-    calibrator = Calibrator(model, model.run, moved, 0.5, pictures=8, apart=1)
+    calibrator = Calibrator(model, dense, moved, 0.5, pictures=8, apart=1)
     for number, pixels in enumerate(pictures):
         calibrator.took(result_of(number, pixels, dict(model.run(pixels))), 1.0)
+    assert there.wait(60)
+    closing = threading.Thread(target=calibrator.close)
+    closing.start()
+    assert calibrator._stop.wait(60)
+    go_on.set()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert calibrator.found() is None
+    assert calls.count(where) == 1, "nothing was begun any more"
     calibrator.close()
-    count = len(calls)
-    assert calibrator.found() is None or count > 100
-    calibrator.close()
-    Calibrator(model, model.run, moved, 0.5).close()
+    Calibrator(model, dense, moved, 0.5).close()
+
+
+def test_a_module_that_is_being_trained_is_not_run_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put into inference mode and back around each picture that is compared: what calibrates has a stage."""
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.BatchNorm2d(4), torch.nn.ReLU())
+    ran, run = set[int](), TorchModel.run
+
+    def noted(self: TorchModel, picture: np.ndarray) -> dict[str, np.ndarray]:
+        ran.add(threading.get_ident())
+        return run(self, picture)
+
+    monkeypatch.setattr(TorchModel, "run", noted)
+    pictures = [one.astype(np.float32) / 255 for one in moving(PICTURES * APART, 32, 48)]
+    with Stream(module.train(), pictures, workers=1, scheduler="even", delta_compute=True, max_error=0.05) as stream:
+        assert stream.accuracy is not None
+        calibrator = stream.accuracy.calibrator
+        assert calibrator is not None
+        assert sum(not result.dropped for result in stream) == len(pictures)
+        calibrator.wait(120)
+        assert calibrator.found(), "it has computed pictures"
+    assert ran <= {threading.get_ident()}
+    assert module.training

@@ -27,7 +27,8 @@ DESCRIPTION = (
     "One network over each video of a folder and over made-up scenes (quiet, busy, shaking by up to 2 pixels, jumping "
     "by 32, texts, faces), in one process: delta compute, torch, and torch with channels last, or for an ONNX file "
     "onnxruntime and OpenVINO, picture by picture in turns, with equal threads. Dense pictures that keep the error "
-    "within --max-error, or a detector's boxes at --min-agreement, count as delta compute's own time. In a checkout "
+    "within --max-error, or a detector's boxes at --min-agreement, count as delta compute's own time; what --calibrate "
+    "takes, once, is beside it. In a checkout "
     "`python -m benchmarks video` adds the programs of OpenVINO and onnxruntime themselves where they are installed."
 )
 SCENES = ("quiet", "busy", "shaking", "jumping", "texts", "faces")

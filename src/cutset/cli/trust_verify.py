@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cutset.cli.output import log, say
 from cutset.errors import ConfigError, EvidenceError
-from cutset.trust.verify_receipt import add_flags
+from cutset.trust.verify_receipt import add_flags, public_key
 from cutset.trust.verify_receipt import run as verify_files
 
 __all__ = ["DESCRIPTION", "HELP", "configure", "run"]
@@ -23,8 +23,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=Path,
         metavar="FILE",
-        help="verify the quote that binds the key too, by this policy (its [server] has no say); 1 where that isn't "
-        "enough, or there is none",
+        help="verify the quote that binds the key too, by this policy (its [server] and [nvidia] have no say: a "
+        "receipt has a quote alone); 1 where that isn't enough, or there is none",
     )
 
 
@@ -38,10 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from cutset.trust.receipt import read_receipt
     from cutset.trust.signing_key import bound_data
 
-    verifier = Verifier(load_policy(args.policy))
+    policy = load_policy(args.policy)
+    verifier = Verifier(policy)
     if (code := verify_files(args)) not in (0, 3):
         return code
-    found = read_receipt(Path(args.receipt)).found
+    # By the same key: what was just said holds of no other file that lies there by now.
+    found = read_receipt(Path(args.receipt), None if args.any_key else public_key(args.key)).found
     said = found.statement["evidence"]
     try:
         if said is None or found.evidence is None:
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     shown = ", ".join(f"{name} {value}" for name, value in quote.shown.items())
     status = f", {quote.status}" if quote.status else ""
     say(f"its evidence of kind {quote.kind} is enough: {shown}{status}")
+    if policy.nvidia is not None:
+        say("of GPUs nothing is known: the policy's [nvidia] is about servers, and receipts have no report of one")
     if not quote.confidential:
         say("NOT CONFIDENTIAL: a simulator's evidence proves nothing")
     return code

@@ -56,6 +56,9 @@ UNITS = dict.fromkeys(RATES, True) | dict.fromkeys(COSTS, False)
 METRICS = {"accuracy": True, "agreement": True, "hit rate": True, "roof": True, "speedup": True, "rel error": False}
 METRICS |= {"answers that are equal": True, "top-1 agreement": True, "explained": True, "share of read bandwidth": True}
 METRICS |= {"prompt tokens found in a cache": True}
+METRICS |= {"client CPU at products, over local's": False, "CPU time with receipts over without": False}
+METRICS |= {"CPU time of a receipt over that of its answer": False}
+METRICS |= {"client CPU at the sites, over that of local int8": False}
 
 
 def higher_is_better(unit: str, metric: str) -> bool:

@@ -90,7 +90,10 @@ class KeyServer:
     def _key(self, seal: str) -> ModelKey:
         found: ModelKey | None = None
         newest: dict[str, int] = {}
-        for path in sorted(self._keys.glob("*.key"))[:MOST_KEYS]:
+        paths = sorted(self._keys.glob("*.key"))
+        if len(paths) > MOST_KEYS:  # those that weren't read might be of a higher generation
+            raise ConfigError(f"more than {MOST_KEYS} keys are here, so none is released: take old ones away")
+        for path in paths:
             try:
                 key = load_model_key(path)
             except ConfigError as error:
@@ -116,11 +119,12 @@ class KeyServer:
             try:
                 text = place.read_text(encoding="ascii").strip() if place.exists() else "0"
                 if not text.isdecimal() or len(text) > 20:
-                    raise ConfigError(f"{place} isn't a number: write the generation there that nothing may be below")
+                    raise ConfigError(f"{place.name} isn't a number: write what no generation may be below there")
                 if generation > int(text):
                     write_atomically(place, f"{generation}\n", private=True)
             except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{place} can't be used: {error}") from None
+                why = getattr(error, "strerror", None) or error
+                raise ConfigError(f"{place.name} can't be used: {why}") from None  # askers don't learn where it lies
             return max(generation, int(text))
 
 

@@ -6,6 +6,7 @@ behind it being written anew. That the last ones are there shows a digest that w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -53,7 +54,10 @@ class AuditLog:
                 try:
                     after = {"after": _digest(self._last())}
                     data = (json.dumps(line | after, ensure_ascii=True) + "\n").encode()
+                    before = os.fstat(self._file).st_size
                     if os.write(self._file, data) != len(data):
+                        with contextlib.suppress(OSError):  # half a line would be in the way of all that follow
+                            os.ftruncate(self._file, before)
                         raise ConfigError(f"the audit log {self.path} took only a part of a line: is its disk full?")
                     os.fsync(self._file)
                 finally:

@@ -20,7 +20,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 __all__ = ["InvalidReceipt", "VerifiedReceipt", "decode", "main", "parse_receipt", "public_key", "trees_of", "verify"]
@@ -363,7 +362,10 @@ def _shown(row: list[Any], size: int, root: bytes) -> dict[int, Any]:
 
 def public_key(text: str) -> bytes:
     """32 bytes of 64 hexadecimal digits, or of a file that begins with them. Raises OSError or ValueError."""
-    words = [text] if HEX.fullmatch(text) else Path(text).read_text(encoding="utf-8")[:4096].split()
+    if HEX.fullmatch(text):
+        return bytes.fromhex(text)
+    with open(text, encoding="utf-8") as file:
+        words = file.read(4096).split()
     if not words or not HEX.fullmatch(words[0]):
         raise ValueError(f"{text!r} holds no public key, which is 64 hexadecimal digits")
     return bytes.fromhex(words[0])

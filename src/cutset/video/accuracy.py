@@ -8,6 +8,7 @@ few pictures are computed in one place as well, and all thresholds are scaled by
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -39,6 +40,7 @@ CALIBRATED = (
     0.3  # of what is allowed: what calibrated thresholds may move the output by at first, as the root of a mean
 )
 SETTLED = 4  # pictures after a dense one, until one is checked
+CHANGES = 256  # between dense pictures and others, of which it is known where they were
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
 
 
@@ -82,8 +84,8 @@ class Accuracy:
         self.dense: Callable[[Array], Mapping[str, Array]] | None = None
         self.calibrator: Calibrator | None = None  # that finds thresholds by layer, from the first pictures
         self.factors: Mapping[str, float] | None = None  # what it found, from now on
-        # By source and party: whether its last picture was computed whole.
-        self._whole: dict[tuple[int, str], bool] = {}
+        # By source and party: from which picture on it computed them whole, and from which on not, the last of them.
+        self._whole: dict[tuple[int, str], deque[tuple[int, bool]]] = {}
         self._errors: list[float] = []  # by this scale
         self._ceiling = MOST_SCALE
         self.checked = self.above = self.spared = 0
@@ -118,7 +120,7 @@ class Accuracy:
         news = self._calibrated(result)
         if result.dropped or not self.wants(result.picture):
             return news
-        if self._is_dense(result.source):
+        if self._is_dense(result.source, result.picture):
             self.spare(result.picture)
             return news
         self.looked(result.picture)
@@ -157,12 +159,21 @@ class Accuracy:
 
     def heard(self, report: Report) -> None:
         """Takes what a party says of a picture; any thread."""
-        if report.shares is not None:
-            self._whole[report.source, report.party] = min(report.shares, default=1.0) >= 1
+        if report.shares is None:
+            return
+        changes = self._whole.setdefault((report.source, report.party), deque(maxlen=CHANGES))
+        whole = min(report.shares, default=1.0) >= 1
+        if not changes or (changes[-1][1] != whole and changes[-1][0] < report.number):
+            changes.append((report.number, whole))
 
-    def _is_dense(self, source: int) -> bool:
-        said = [whole for (number, _), whole in list(self._whole.items()) if number == source]
-        return self._incremental and bool(said) and all(said)
+    def _is_dense(self, source: int, picture: int) -> bool:
+        """As far as is known of the pictures up to this one: reports may be of later ones, too."""
+        found = []
+        for (number, _), changes in list(self._whole.items()):
+            known = [whole for first, whole in list(changes) if first <= picture]
+            if number == source and known:
+                found.append(known[-1])
+        return self._incremental and bool(found) and all(found)
 
     def moved(self, found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
         """How far outputs are from dense ones, as a share of what is allowed: for `calibrate`."""

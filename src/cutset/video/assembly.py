@@ -238,8 +238,9 @@ def _measure_beside(
     """Lets pictures be checked by the runtime that plans name, and thresholds be found for each layer."""
     if runtime:
         accuracy.dense = whole_network(model, runtime, threads)
-    if accuracy.limit:  # with a stage of its own, since it has its own thread
-        dense = whole_network(model, runtime, threads) if runtime else model.run
+    if accuracy.limit:
+        # With a stage of its own, since it has its own thread: a module that is being trained is in one mode at a time.
+        dense = whole_network(model, runtime, threads)
         accuracy.calibrator = Calibrator(
             model, dense, accuracy.moved, CALIBRATED, threads=threads, runtime=runtime, log=log
         )

@@ -85,6 +85,40 @@ def test_what_was_moved_has_the_bits_of_all_computed(camera: Any, step: tuple[in
             assert work.share(program.flops) < 0.75, "the edge, and what changed"
 
 
+class Patches(Network):
+    """Windows side by side without padding, as of a transformer, and what looks at all of them at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 4, 8, 8)
+        self.all = nn.Linear(4 * 6 * 7, 5)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.all(torch.flatten(self.patches(self.pictures(pictures)), 1))
+
+
+def test_what_is_computed_whole_sees_a_movement_of_which_the_edges_tell_nothing() -> None:
+    """Something moves before a wall of one colour: what comes in at the edge is what was there."""
+    module = filled(Patches()).eval()
+    module.pictures.reset()
+    graph, tensors = export(module, torch.zeros((1, 3, *SIZE), dtype=torch.uint8))
+    program, name = Program(graph, range(len(graph.nodes)), tensors), graph.inputs[0].name
+    thing = np.random.default_rng(2).integers(0, 256, (1, 3, 32, 24), np.uint8)
+    state = program.state()
+    for left in (8, 16, 24):
+        picture = np.full((1, 3, *SIZE), 90, np.uint8)
+        picture[..., 8:40, left : left + 24] = thing
+        shift = moved(program.strides, 0, 8, program.compiled.layers) if left > 8 else None
+        if shift is not None:
+            shift.apply(state.maps)
+        work = program.update(state, program.take(state, {name: picture}), shift=shift)
+        assert left == 8 or work.share(program.flops) < 0.7, "what moved isn't computed again"
+        alone = program.state()
+        program.update(alone, program.take(alone, {name: picture}))
+        for one, expected in program.results(alone).items():
+            assert program.results(state)[one].tobytes() == expected.tobytes()
+
+
 def test_which_maps_move_along(camera: Any) -> None:
     graph, tensors = camera
     program = Program(graph, range(len(graph.nodes)), tensors)

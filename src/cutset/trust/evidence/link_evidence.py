@@ -30,7 +30,8 @@ def prove_link(prover: Prover) -> Callable[[Binding], bytes]:
     size = len(prover.show("curve", bytes(32), bytes(32)))
     if size > MOST_EVIDENCE:
         raise ConfigError(
-            f"this evidence has {size} bytes, and over a link {MOST_EVIDENCE} are sent: vouch for fewer files"
+            f"this evidence has {size} bytes, and over a link {MOST_EVIDENCE} are sent: vouch for fewer files, or show "
+            "fewer GPUs"
         )
     return lambda binding: prover.show("curve", binding.prover, binding.digest)
 

@@ -93,13 +93,19 @@ def verify_gpus(reports: Sequence[DeviceReport], nonce: bytes, rules: NvidiaRule
     """All of them, made for this nonce, as the rules want them. Raises EvidenceError."""
     if len(reports) < rules.least:
         raise EvidenceError(f"it shows reports of {len(reports)} GPUs, and the policy wants {rules.least}")
-    if len({one.certificates[0] for one in reports}) != len(reports):
-        raise EvidenceError("it shows reports of one GPU twice")
-    return [_verify(one, nonce, rules, now) for one in reports]
+    found, keys = list[VerifiedGpu](), set[bytes]()
+    for one in reports:
+        gpu, key = _verify(one, nonce, rules, now)
+        if key in keys:  # not by certificates, of which a key may have several: a signature can be written in two ways
+            raise EvidenceError("it shows reports of one GPU twice")
+        keys.add(key)
+        found.append(gpu)
+    return found
 
 
-def _verify(shown: DeviceReport, nonce: bytes, rules: NvidiaRules, now: float) -> VerifiedGpu:
-    name = _check_signed(shown, rules, datetime.fromtimestamp(now, UTC))
+def _verify(shown: DeviceReport, nonce: bytes, rules: NvidiaRules, now: float) -> tuple[VerifiedGpu, bytes]:
+    """What it says, and the key that says so."""
+    name, key = _check_signed(shown, rules, datetime.fromtimestamp(now, UTC))
     if shown.report[4 : 4 + NONCE] != nonce:
         raise EvidenceError("the report of its GPU was made for another question")
     found = read_gpu_report(shown.report)._replace(name=name)
@@ -112,17 +118,21 @@ def _verify(shown: DeviceReport, nonce: bytes, rules: NvidiaRules, now: float) -
         value = found.measurements.get(int(index), "")
         if value not in values:
             raise EvidenceError(f"measurement {index} of its GPU, {value or 'none'}, isn't one that the policy allows")
-    return found
+    return found, key
 
 
-def _check_signed(shown: DeviceReport, rules: NvidiaRules, now: datetime) -> str:
-    """That the report is signed by a key that a chain of certificates up to an allowed root has; its holder's name."""
+def _check_signed(shown: DeviceReport, rules: NvidiaRules, now: datetime) -> tuple[str, bytes]:
+    """That the report is signed by a key that a chain of certificates up to an allowed root has; its holder's name, and
+    the key."""
     from cryptography import x509
-    from cryptography.exceptions import InvalidSignature
+    from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric import ec, utils
     from cryptography.hazmat.primitives.hashes import SHA384
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
     from cryptography.x509.oid import NameOID
 
+    # What a certificate that somebody made up may lead to, which is no ValueError.
+    odd = (UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
     root = hashlib.sha256(shown.certificates[-1]).hexdigest()
     if root not in rules.roots:
         raise EvidenceError(f"the root of its GPU's certificates, {root}, isn't one that the policy allows")
@@ -141,9 +151,10 @@ def _check_signed(shown: DeviceReport, rules: NvidiaRules, now: datetime) -> str
         halves = (int.from_bytes(half) for half in (signature[: SIGNATURE // 2], signature[SIGNATURE // 2 :]))
         key.verify(utils.encode_dss_signature(*halves), signed, ec.ECDSA(SHA384()))
         names = chain[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        public = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, *odd):
         raise EvidenceError("the report of its GPU isn't signed by a chain of certificates that can be read") from None
-    return str(names[0].value)[:64] if names else ""
+    return str(names[0].value)[:64] if names else "", public
 
 
 def read_gpu_report(report: bytes) -> VerifiedGpu:

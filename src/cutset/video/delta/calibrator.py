@@ -82,17 +82,24 @@ class Calibrator:
         self.wait()
 
     def _run(self, scale: float) -> None:
-        def moved(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+        def go_on() -> None:
             if self._stop.is_set():
                 raise _Stopped
+
+        def moved(found: Mapping[str, Array], wanted: Mapping[str, Array]) -> float:
+            go_on()
             return self._moved(found, wanted)
+
+        def dense_of(picture: Array) -> Mapping[str, Array]:
+            go_on()
+            return self._dense(picture)
 
         try:
             graph = self._model.graph
             nodes, name = range(len(graph.nodes)), graph.inputs[0].name
             program = Program(graph, nodes, self._model.tensors, self._threads, self._runtime)
             pictures = [{name: picture.reshape(graph.inputs[0].shape)} for picture in self._pictures]
-            dense = [self._dense(picture) for picture in self._pictures]
+            dense = [dense_of(picture) for picture in self._pictures]
             made = calibrate(program, pictures, dense, moved, scale=scale, budget=self._budget)
         except _Stopped:
             return

@@ -187,7 +187,7 @@ class Program:
             start = time.perf_counter()
             threshold = 0.0 if key else scale * SHARE
             if isinstance(layer, DenseLayer):
-                share = self._whole(layer, state, masks, threshold, key)
+                share = self._whole(layer, state, masks, threshold, key, shift)
             else:
                 share = self._some(layer, state, masks, threshold, key, shift)
             for i in layer.nodes:  # of which one may be several layers
@@ -239,11 +239,18 @@ class Program:
         return len(positions) / places
 
     def _whole(
-        self, layer: DenseLayer, state: HeldState, masks: dict[str, Mask | None], threshold: float, key: bool
+        self,
+        layer: DenseLayer,
+        state: HeldState,
+        masks: dict[str, Mask | None],
+        threshold: float,
+        key: bool,
+        shift: Shift | None,
     ) -> float:
-        """Computes a node whole, unless nothing changed that it reads."""
+        """Computes a node whole, unless nothing changed that it reads, or moved."""
         stage = self._dense[layer.nodes[0]]
-        if not key and all(masks[name] is None for name in layer.reads):
+        stood = shift is None or not any(name in shift.by for name in layer.reads)
+        if not key and stood and all(masks[name] is None for name in layer.reads):
             masks |= dict.fromkeys(stage.outputs)
             return 0.0
         reads = {

@@ -56,7 +56,8 @@ def choose_runtime(
 
 
 def whole_network(model: NetworkModel, runtime: str, threads: int) -> Callable[[Array], dict[str, Array]]:
-    """What computes the whole network's outputs of a picture by a runtime as plans name it."""
+    """What computes the whole network's outputs of a picture by a runtime as plans name it; "" for the reference. Its
+    stage is its own, and is opened when it is first called. Not for several threads at once."""
     stages: list[Stage] = []
 
     def run(picture: Array) -> dict[str, Array]:
