@@ -32,10 +32,11 @@ from cutset.serve.replicas.replica_messages import (
 from cutset.serve.replicas.replica_scale import ReplicaScale
 from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 
-__all__ = ["FACTS", "Fake", "FakeLauncher", "answer", "faked", "until"]
+__all__ = ["FACTS", "QUICK", "Fake", "FakeLauncher", "answer", "faked", "until"]
 
 FACTS = ReplicaFacts("digest", "native", "float32", "cpu", 1, 128, 1024, 4, 64, [])
-QUICK = ReplicaTimes(starting=10, refused=0, silence=0.6, tick=0.02, longest_pause=0.1)
+# On a busy machine a replica that is there may say nothing for a second.
+QUICK = ReplicaTimes(starting=10, refused=0, silence=60, tick=0.02, longest_pause=0.1)
 Handle = Callable[["Fake", SubmitRequest | EmbedTexts | CancelRequest], None]
 
 
@@ -134,12 +135,12 @@ class FakeLauncher:
 
 @contextlib.contextmanager
 def faked(
-    folder: Path, scale: ReplicaScale, handle: Handle = answer
+    folder: Path, scale: ReplicaScale, handle: Handle = answer, times: ReplicaTimes = QUICK
 ) -> Iterator[tuple[FakeLauncher, ReplicaSet, list[str]]]:
     """A set of such replicas, and what it reports."""
     said: list[str] = []
     launcher = FakeLauncher(folder, handle)
-    replicas = ReplicaSet(launcher, scale, model="digest", block_size=2, times=QUICK, report=said.append)
+    replicas = ReplicaSet(launcher, scale, model="digest", block_size=2, times=times, report=said.append)
     try:
         replicas.start()
         yield launcher, replicas, said

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from cutset.serve.replicas.replica_messages import (
 from cutset.serve.replicas.replica_scale import ReplicaScale, read_bounds
 from cutset.serve.replicas.replica_set import ReplicaSet, ReplicaTimes
 from cutset.serve.replicas.replicated_llm import ReplicatedLLM, cache_of_each
-from tests.serve.fake_replicas import FACTS, Fake, answer, faked, until
+from tests.serve.fake_replicas import FACTS, QUICK, Fake, answer, faked, until
 
 Message = SubmitRequest | EmbedTexts | CancelRequest
 IDS = np.arange(2, dtype=np.int32)
@@ -117,7 +118,8 @@ def test_what_ends_every_replica_is_given_up(tmp_path: Path) -> None:
 
 
 def test_one_that_says_nothing_is_lost(tmp_path: Path) -> None:
-    with faked(tmp_path, ReplicaScale(1, 1), lambda fake, message: None) as (launcher, replicas, said):
+    quick = replace(QUICK, silence=3.0)
+    with faked(tmp_path, ReplicaScale(1, 1), lambda fake, message: None, quick) as (launcher, replicas, said):
         found = ask(replicas)
         until(lambda: bool(launcher.started[0].asked))
         launcher.handle = answer
