@@ -194,7 +194,8 @@ class AsyncLLM(LoadedModel):
 
         For servers that wait for many answers at once. The handle cancels. With `deliver`, that is called instead, once
         a step with the pieces of all requests that share it; with `whole` pieces may come late, several tokens in one.
-        Only requests of the same `cache_salt` share what is cached. With a `resumption` the answer goes on that another engine has begun.
+        Only requests of the same `cache_salt` share what is cached. With a `resumption` the answer goes on that another
+        engine has begun.
         Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
         return self._loop.submit(
