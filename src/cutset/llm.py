@@ -11,6 +11,7 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.delivery import Deliver
 from cutset.engine.embedding import unit_vectors
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta, RequestOutput, collect
@@ -185,12 +186,16 @@ class AsyncLLM(LoadedModel):
         cache_salt: str | None = None,
         adapter: str | None = None,
         background: bool = False,  # all other requests go before it
+        deliver: Deliver | None = None,
+        whole: bool = False,
         resumption: Resumption | None = None,
     ) -> RequestHandle:
         """Hands in a prompt; the engine's thread calls `on_delta`, which must not block, with each piece of the answer.
 
-        For servers that wait for many answers at once. The handle cancels. Only requests of the same `cache_salt` share
-        what is cached. With a `resumption` the answer goes on that another engine has begun.
+        For servers that wait for many answers at once. The handle cancels. With `deliver`, that is called instead, once
+        a step with the pieces of all requests that share it; with `whole` pieces may come late, several tokens in one.
+        Only requests of the same `cache_salt` share what is cached. With a `resumption` the answer goes on that another
+        engine has begun.
         Raises RequestError at once for a prompt that can't be run, EngineError if the engine stopped.
         """
         return self._loop.submit(
@@ -200,6 +205,8 @@ class AsyncLLM(LoadedModel):
             cache_salt=cache_salt,
             adapter=self.adapter(adapter),
             background=background,
+            deliver=deliver,
+            whole=whole,
             resumption=resumption,
         )
 

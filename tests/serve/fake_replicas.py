@@ -64,6 +64,7 @@ class Fake:
         self.asked: list[SubmitRequest | EmbedTexts | CancelRequest] = []
         self.over = threading.Event()
         self.waiting = 0
+        self.prompts, self.generated = 5, 1000  # what it says it has counted: no matter for what was given out
         self._link: Link | None = None
         self._listener = listen(address, limits=LIMITS)
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -82,8 +83,15 @@ class Fake:
         usage = (2, 8, 0) if last else None
         one = WireDelta(number, 0, f"{token} ", (token,), "length" if last else None, finished=last, usage=usage)
         one.cached_tokens = 0
+        self.give([one])
+
+    def give(self, pieces: list[WireDelta]) -> None:
+        """Sends them as what one step has brought."""
         assert self._link is not None
-        pack(self._link, ReplicaPieces([one]))
+        pack(self._link, ReplicaPieces(pieces, self._stats()))
+
+    def _stats(self) -> EngineStats:
+        return EngineStats(0, self.waiting, 64, 64, 0, 10, 5, 0, 0, 1, self.prompts, self.generated)
 
     def _run(self) -> None:
         said = 0.0
@@ -92,8 +100,7 @@ class Fake:
             with contextlib.suppress(CutsetError):
                 if self._link is not None and self.beats and time.monotonic() - said > 0.05:
                     said = time.monotonic()
-                    numbers = [0, self.waiting, 64, 64, 0, 10, 5, 0, 0, 1, 5, 8]
-                    pack(self._link, ReplicaBeat(EngineStats(*numbers)))
+                    pack(self._link, ReplicaBeat(self._stats()))
                 if got is None:
                     continue
                 link, frame = got

@@ -28,7 +28,8 @@ def test_letters_come_in_order_and_wake_the_loop_once_for_many() -> None:
         loop.call_soon_threadsafe = counting
         mailbox = Mailbox(loop)
         senders = [
-            threading.Thread(target=lambda n=n: [mailbox.put(got.append, (n, i)) for i in range(500)]) for n in range(3)
+            threading.Thread(target=lambda n=n: [mailbox.put([(got.append, (n, i))]) for i in range(500)])
+            for n in range(3)
         ]
         for sender in senders:
             sender.start()
@@ -50,7 +51,7 @@ def test_a_letter_after_the_loop_has_closed_is_dropped() -> None:
     mailbox = Mailbox(loop)
     loop.close()
     for _ in range(3):
-        mailbox.put(print, "nobody reads this")
+        mailbox.put([(print, "nobody reads this")])
 
 
 def links(time: float) -> LinksEvent:

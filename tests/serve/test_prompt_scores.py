@@ -229,7 +229,7 @@ def test_a_long_prompt_is_scored_while_its_client_reads_slowly(server: Running) 
 
 
 class Given:
-    """An engine whose deltas are the test's, and a mailbox that hands them on at once."""
+    """An engine whose deltas are the test's, and the mailbox that it would use."""
 
     def check(self, ids: Any, params: SamplingParams) -> None:
         pass
@@ -241,8 +241,8 @@ class Given:
     def cancel(self) -> None:
         pass
 
-    def put(self, take: Any, delta: Delta) -> None:
-        take(delta)
+    def put(self, letters: Any) -> None:
+        raise AssertionError("the test calls on_delta itself")
 
 
 def test_scores_of_a_prompt_stay_where_pieces_wait_for_a_slow_client() -> None:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from cutset.config import load_settings
+from cutset.engine.delivery import Letter
 from cutset.engine.grammar import Grammar
-from cutset.engine.outputs import Delta
+from cutset.engine.outputs import Delta, Usage
 from cutset.engine.params import SamplingParams
 from cutset.errors import ConfigError, CutsetError, EngineError, FrameError, HandshakeError, LinkError, RequestError
 from cutset.link import Frame, connect, listen
@@ -30,11 +31,11 @@ from cutset.serve.replicas.replica_messages import (
     PROTOCOL,
     CancelRequest,
     EmbedTexts,
-    ReplicaBeat,
     ReplicaFacts,
     ReplicaPieces,
     ResumedOutputs,
     SubmitRequest,
+    WireDelta,
     pack,
     params_from,
     params_to_wire,
@@ -67,6 +68,11 @@ def ids_of(deltas: list[Delta]) -> list[int]:
     return [token for delta in deltas for token in delta.token_ids]
 
 
+def came(replicas: ReplicaSet, fake: Fake) -> int:
+    """Tokens of this one that have arrived: a link that breaks drops what is on its way."""
+    return sum(one.generated for one in list(replicas._up.values()) if one.launched is fake)
+
+
 def test_a_request_is_answered_and_has_a_seed(tmp_path: Path) -> None:
     with faked(tmp_path, ReplicaScale(1, 1)) as (launcher, replicas, _):
         [deltas] = found = ask(replicas)
@@ -85,6 +91,7 @@ def test_one_that_is_lost_is_replaced_and_its_requests_go_on(tmp_path: Path) -> 
         if isinstance(message, SubmitRequest) and message.resumed is None:
             for token in range(5):
                 fake.token(message.number, token)
+            until(lambda: came(replicas, fake) == 5)
             fake.over.set()
         else:
             answer(fake, message)
@@ -99,7 +106,69 @@ def test_one_that_is_lost_is_replaced_and_its_requests_go_on(tmp_path: Path) -> 
         assert replicas.resumed >= 1
         assert any("was lost" in line for line in said)
         assert len(launcher.started) >= 3
-        assert replicas.stats().generated_tokens >= 16, "those that are gone count on"
+        assert replicas.stats().generated_tokens == 16, "those that came, whatever replicas say of themselves"
+
+
+def test_what_was_given_out_is_counted_once_whatever_becomes_of_replicas(tmp_path: Path) -> None:
+    """Replicas are lost between two pieces and after the last token; one leaves in order."""
+
+    def some(fake: Fake, message: Message) -> None:
+        if not isinstance(message, SubmitRequest):
+            return
+        begun = 0 if message.resumed is None else len(message.resumed.outputs[0]) // 4
+        for token in range(begun, min(8, begun + 3)):  # the second and the third replica go on
+            fake.token(message.number, token, last=token == 7)
+        until(lambda: came(replicas, fake) == min(8, begun + 3) - begun)
+        fake.over.set()
+
+    with faked(tmp_path, ReplicaScale(1, 1), some) as (launcher, replicas, _):
+        found = ask(replicas)
+        until(lambda: ended(found))
+        assert ids_of(found[0]) == list(range(8))
+        assert [one.finish_reason for one in found[0] if one.finish_reason] == ["length"]
+        until(lambda: replicas.lost == 3 and replicas.ready)
+        assert (replicas.stats().generated_tokens, replicas.resumed) == (8, 2)
+        assert replicas.stats().prompt_tokens >= 3 * 5, "work is what replicas did, as far as they said so"
+        launcher.started[-1].handle, launcher.handle = answer, answer
+        found = ask(replicas, 3)
+        until(lambda: ended(found))
+        with replicas._lock:
+            [last] = replicas._up.values()
+            last.draining = True
+        until(lambda: last.name not in replicas._up or replicas._up[last.name] is not last)
+        until(lambda: replicas.ready)
+        assert replicas.lost == 3
+        assert replicas.stats().generated_tokens == 8 + 3 * 8
+
+
+def test_what_was_cancelled_ends_once_where_its_replica_is_lost(tmp_path: Path) -> None:
+    with faked(tmp_path, ReplicaScale(1, 1), lambda fake, message: None) as (launcher, replicas, _):
+        got: list[Delta] = []
+        cancel = replicas.submit(IDS, SamplingParams(n=3), got.append)
+        until(lambda: bool(launcher.started[0].asked))
+        launcher.started[0].give([WireDelta(1, 1, "a", (1,), "stop", cached_tokens=0), WireDelta(1, 2, "b", (2,))])
+        until(lambda: len(got) == 2)
+        cancel()
+        launcher.started[0].over.set()
+        until(lambda: got[-1].finished)
+        assert [(one.index, one.finish_reason) for one in got] == [(1, "stop"), (2, None), (0, "abort"), (2, "abort")]
+        assert (got[-1].usage, got[-1].error) == (Usage(2, 2, 0), None)
+        cancel()
+        until(lambda: replicas.ready)
+        assert (replicas.stats().generated_tokens, replicas.resumed, len(got)) == (2, 0, 4)
+
+
+def test_whoever_waits_for_several_requests_is_told_once_of_a_step(tmp_path: Path) -> None:
+    with faked(tmp_path, ReplicaScale(1, 1), lambda fake, message: None) as (launcher, replicas, _):
+        one, other = list[list[Letter]](), list[list[Letter]]()
+        for deliver in (one.append, other.append, one.append):
+            replicas.submit(IDS, SamplingParams(), str, deliver=deliver)
+        until(lambda: len(launcher.started[0].asked) == 3)
+        launcher.started[0].give([WireDelta(number, 0, str(number), (number,)) for number in (1, 2, 3, 1)])
+        until(lambda: bool(one and other))
+        assert [[delta.text for _, delta in letters] for letters in one] == [["1", "3", "1"]]
+        assert [[delta.text for _, delta in letters] for letters in other] == [["2"]]
+        assert replicas.stats().generated_tokens == 4
 
 
 def test_what_ends_every_replica_is_given_up(tmp_path: Path) -> None:
@@ -175,12 +244,16 @@ def test_one_that_is_drained_finishes_what_it_runs(tmp_path: Path) -> None:
 
 def test_a_request_is_cancelled_where_it_is(tmp_path: Path) -> None:
     with faked(tmp_path, ReplicaScale(1, 1), lambda fake, message: None) as (launcher, replicas, _):
-        cancels = [replicas.submit(IDS, SamplingParams(), lambda delta: None) for _ in range(FACTS.slots + 1)]
+        cancels = [replicas.submit(IDS, SamplingParams(), lambda delta: None) for _ in range(FACTS.slots)]
+        waited: list[Delta] = []
+        cancels.append(replicas.submit(IDS, SamplingParams(), waited.append))
         until(lambda: len(launcher.started[0].asked) == FACTS.slots)
         assert replicas.stats().waiting == 1
         for cancel in reversed(cancels):
             cancel()
+            cancel()
         assert replicas.stats().waiting == 0
+        assert [one.finish_reason for one in waited] == ["abort"], "as in an engine"
         until(lambda: sum(isinstance(one, CancelRequest) for one in launcher.started[0].asked) == FACTS.slots)
 
 
@@ -329,10 +402,8 @@ def test_whoever_has_the_last_token_finds_it_counted(tmp_path: Path) -> None:
             counted, ended = 0, False
             while not ended:
                 message = read_from_replica(dialled.link.recv(10))
-                if isinstance(message, ReplicaBeat):
-                    counted = message.stats.generated_tokens
-                elif isinstance(message, ReplicaPieces):
-                    ended = message.deltas[-1].finished
+                if isinstance(message, ReplicaPieces):
+                    counted, ended = message.stats.generated_tokens, message.deltas[-1].finished
             assert counted == 3 * number
         dialled.link.close()
 

@@ -132,6 +132,48 @@ def test_streams_go_on_when_all_replicas_are_killed(one: Running, two: Replicate
     assert httpx.get(f"{two.url}/health").status_code == 200
 
 
+def test_a_loss_neither_hides_nor_doubles_what_was_given_out(one: Running, two: Replicated) -> None:
+    """Streams, and answers that nobody reads before their end; their texts are those of one engine."""
+    two.whole()
+    two.until(lambda: not any(each.samples for each in two.replicas.states()))
+    before, resumed = readings(two.url), two.replicas.resumed
+    path, body = "/v1/completions", LONG | {"n": 2, "max_tokens": 90}
+    asked = [body | {"prompt": f"{PROMPT} {number}"} for number in range(4)]
+    unread = [{name: value for name, value in each.items() if name != "stream_options"} for each in asked[2:]]
+    begun = [threading.Event() for _ in asked[:2]]
+    with two.slow(), ThreadPoolExecutor(len(asked)) as pool:
+        streams = [pool.submit(stream, two.url, path, *each) for each in zip(asked[:2], begun, strict=True)]
+        wholes = [pool.submit(httpx.post, two.url + path, json=each, timeout=120) for each in unread]
+        for event in begun:
+            assert event.wait(60)
+        two.until(lambda: sum(each.samples for each in two.replicas.states()) == 8)
+        assert two.kill()
+        two.go_on()
+        streamed = [choices(path, each.result(120)) for each in streams]
+        whole = [each.result(120).json() for each in wholes]
+    after = readings(two.url)
+
+    def more(name: str) -> float:
+        return after[name] - before.get(name, 0)
+
+    usages = [*(each[1][0] for each in streamed), *(each["usage"] for each in whole)]
+    assert [each["completion_tokens"] for each in usages] == [180] * 4
+    assert more("vllm:generation_tokens_total") == two.llm.stats().generated_tokens - tokens(before) == 4 * 180
+    assert more("vllm:request_generation_tokens_sum") == 4 * 180
+    assert more("vllm:request_success_total") == more("vllm:time_to_first_token_seconds_count") == 8
+    assert more("vllm:inter_token_latency_seconds_count") == 4 * 180 - 8
+    assert more("vllm:e2e_request_latency_seconds_count") == 4
+    assert two.replicas.resumed - resumed >= 4, "they were killed too late to show anything"
+    assert [plain(each) for each in whole] == [
+        plain(httpx.post(one.url + path, json=each, timeout=60).json()) for each in unread
+    ]
+
+
+def tokens(found: dict[str, float]) -> float:
+    """That were given out, by what /metrics said."""
+    return found["vllm:generation_tokens_total"]
+
+
 @pytest.mark.slow
 def test_one_that_is_idle_takes_over_at_once(one: Running, two: Replicated) -> None:
     two.whole()
@@ -213,7 +255,7 @@ def test_metrics_are_of_all_and_of_each(two: Replicated) -> None:
     for salt in "abcd":
         body = {"prompt": PROMPT, "max_tokens": 5, "cache_salt": salt, "ignore_eos": True}
         assert httpx.post(f"{two.url}/v1/completions", json=body).status_code == 200
-    two.until(lambda: readings(two.url)["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"] >= 20)
+    assert readings(two.url)["vllm:generation_tokens_total"] - before["vllm:generation_tokens_total"] == 20
     text = httpx.get(f"{two.url}/metrics").text
     for name in ("replica1", "replica2"):
         assert f'cutset_replica_up{{replica="{name}"}} 1.0' in text

@@ -64,6 +64,9 @@ def test_the_histogram_of_every_token_is_what_the_library_s_would_be(server: Run
     for seconds in (0.0, 0.0005, 0.001, 0.0011, 0.05, 0.0750001, 2.4, 2.5, 99.0):  # at ends, between, beyond
         metrics.token(seconds, first=False)
         twin.observe(seconds)
+    metrics.token(0.03125, first=False, count=3)  # three that came together
+    for _ in range(3):
+        twin.observe(0.03125)
 
     def shown(data: bytes) -> list[str]:
         return [line for line in data.decode().splitlines() if name in line and "_created" not in line]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.constraint import Restriction
+from cutset.engine.delivery import Deliver, DeltaJoiner, deliver_each
 from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.engine import Engine
 from cutset.engine.handle import RequestHandle
@@ -46,6 +47,8 @@ class _Ticket:
     added: float
     background: bool
     receive: Callable[[Delta], object]
+    deliver: Deliver | None
+    joiner: DeltaJoiner | None
     resumption: Resumption | None
 
 
@@ -93,13 +96,17 @@ class EngineLoop:
         cache_salt: str | None = None,  # as in Engine.add
         adapter: LoadedAdapter | None = None,  # as in Engine.add
         on_delta: Callable[[Delta], object] | None = None,
+        deliver: Deliver | None = None,
+        whole: bool = False,
         resumption: Resumption | None = None,  # as in Engine.add
     ) -> RequestHandle:
         """Hands in a request. Raises RequestError at once if it can't be run, EngineError if the engine has stopped.
 
         With `on_delta`, the engine's thread calls it with each delta, and the handle only cancels. It must not block;
         an asyncio caller passes `lambda delta: loop.call_soon_threadsafe(queue.put_nowait, delta)`. If it raises, the
-        request is cancelled.
+        request is cancelled. With `deliver`, that is called instead, once a step with the deltas of all requests that
+        were handed in with it, each with its own `on_delta`. With `whole`, nobody reads the answer before its end: a
+        delta may come a few milliseconds later, with several tokens.
         """
         params, added = params or SamplingParams(), self._engine.clock()
         restriction = self._engine.restriction(params)  # in the caller's thread: a new grammar takes a while
@@ -116,7 +123,8 @@ class EngineLoop:
                 raise RequestError(f"The request id {request_id!r} is in use: give another.")
             receive = on_delta or deltas.put
             shared = cache_salt, adapter, restriction, added
-            ticket = _Ticket(request_id, ids, params, *shared, background, receive, resumption)
+            joiner = DeltaJoiner() if whole else None
+            ticket = _Ticket(request_id, ids, params, *shared, background, receive, deliver, joiner, resumption)
             self._tickets[request_id] = ticket
             self._commands.put(_Command("add", ticket))
         cancel = partial(self._commands.put, _Command("cancel", ticket))
@@ -216,27 +224,41 @@ class EngineLoop:
         self._deliver(due)
 
     def _deliver(self, deltas: list[Delta]) -> None:
+        parcels: dict[Deliver, list[tuple[_Ticket, Delta]]] = {}
         for delta in deltas:
             ticket = self._tickets.get(delta.request_id)
             if ticket is None:
                 continue  # its receiver has raised
             if delta.finished:
                 self._forget(ticket)  # first: who gets the last delta may hand in the same id again
-            if not self._hand_over(ticket, delta) and not delta.finished:
-                self._forget(ticket)
-                self._engine.abort(delta.request_id)
+            due = [(ticket, one) for one in self._due_of(ticket, delta)]
+            if ticket.deliver is None:
+                self._hand_over(due)
+            else:
+                parcels.setdefault(ticket.deliver, []).extend(due)
+        for parcel in parcels.values():
+            self._hand_over(parcel)
+
+    def _due_of(self, ticket: _Ticket, delta: Delta) -> list[Delta]:
+        return [delta] if ticket.joiner is None else ticket.joiner.take(delta, self._engine.clock())
 
     def _forget(self, ticket: _Ticket) -> None:
         with self._lock:
             del self._tickets[ticket.request_id]
 
-    def _hand_over(self, ticket: _Ticket, delta: Delta) -> bool:
+    def _hand_over(self, parcel: list[tuple[_Ticket, Delta]]) -> None:
+        """To whoever gets them: all by the same `deliver`, or of one ticket without. If that raises, their requests are
+        cancelled."""
+        deliver = parcel[0][0].deliver if parcel else None
         try:
-            ticket.receive(delta)
+            (deliver or deliver_each)([(ticket.receive, delta) for ticket, delta in parcel])
         except Exception:
-            log.exception("on_delta of request %s raised; the request is cancelled", ticket.request_id)
-            return False
-        return True
+            names = dict.fromkeys(ticket.request_id for ticket, _ in parcel)
+            log.exception("on_delta of request %s raised; the request is cancelled", ", ".join(names))
+            for ticket, _ in parcel:
+                if self._tickets.get(ticket.request_id) is ticket:
+                    self._forget(ticket)
+                    self._engine.abort(ticket.request_id)
 
     def _stop(self, why: str, error: BaseException | None) -> None:
         with self._lock:
@@ -253,7 +275,8 @@ class EngineLoop:
                 self._engine.abort(ticket.request_id)
             shown = EngineError(why)  # one each: a raised exception keeps the traceback of its thread
             shown.__cause__ = error
-            self._hand_over(ticket, Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True))
+            last = Delta(ticket.request_id, 0, finish_reason="abort", error=shown, finished=True)
+            self._hand_over([(ticket, one) for one in self._due_of(ticket, last)])
         self._stats = self._engine.stats()
 
     def _forked(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from cutset.errors import CutsetError
@@ -19,6 +20,7 @@ __all__ = [
     "Usage",
     "clamp_offsets",
     "collect",
+    "joined",
 ]
 
 # stop: an end token, a stop token or a stop string. length: max_tokens or the end of the context. abort: cancelled.
@@ -133,6 +135,30 @@ def clamp_offsets(logprobs: Iterable[TokenLogprob], length: int) -> list[TokenLo
     """Log-probabilities with offsets into a text of `length` characters: tokens that a stop string cut away begin at
     its end."""
     return [one if one.text_offset <= length else one._replace(text_offset=length) for one in logprobs]
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Pieces of one sample that follow each other, one at least, as one piece."""
+    if len(deltas) == 1:
+        return deltas[0]
+    first, last = deltas[0], deltas[-1]
+    scored = any(one.logprobs is not None for one in deltas)
+    return Delta(
+        first.request_id,
+        first.index,
+        "".join([one.text for one in deltas]),
+        tuple(chain.from_iterable(one.token_ids for one in deltas)),
+        last.finish_reason,
+        last.stop_reason,
+        tuple(chain.from_iterable(one.logprobs or () for one in deltas)) if scored else None,
+        last.finished,
+        last.usage,
+        last.timings,
+        last.error,
+        tuple(chain.from_iterable(one.special for one in deltas)),
+        first.prompt_logprobs,
+        first.cached_tokens,
+    )
 
 
 def collect(

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+
+from cutset.engine.delivery import Letter
 
 __all__ = ["Mailbox"]
 
 
 class Mailbox:
-    """`put` may be called from any thread and never blocks; what it was given is called on the event loop, in order."""
+    """`put` may be called from any thread and never blocks; what it was given is delivered on the event loop, in
+    order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._letters: deque[tuple[Callable[[Any], object], Any]] = deque()
+        self._letters: deque[Letter] = deque()
         self._waking = False
 
-    def put(self, receive: Callable[[Any], object], content: Any) -> None:
-        """Schedules `receive(content)` on the loop; does nothing once the loop has closed."""
-        self._letters.append((receive, content))
+    def put(self, letters: Sequence[Letter]) -> None:
+        """A `Deliver`: has the loop call the receivers; does nothing once the loop has closed."""
+        self._letters.extend(letters)
         if self._waking:
             return  # a call to `_deliver` is on its way, and takes this one too
         self._waking = True
@@ -32,5 +34,5 @@ class Mailbox:
     def _deliver(self) -> None:
         self._waking = False  # first: what comes from here on may be missed by the loop below
         while self._letters:
-            receive, content = self._letters.popleft()
-            receive(content)
+            receive, delta = self._letters.popleft()
+            receive(delta)

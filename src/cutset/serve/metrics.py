@@ -60,12 +60,12 @@ class Metrics(Watch):
         """What Prometheus reads."""
         return generate_latest(self.registry)
 
-    def token(self, seconds: float, first: bool) -> None:
+    def token(self, seconds: float, first: bool, count: int = 1) -> None:
         """See Watch."""
         if first:
             self._first.observe(seconds)
         else:
-            self._between.observe(seconds)
+            self._between.observe(seconds, count)
 
     def sample_ended(self, reason: FinishReason) -> None:
         """See Watch."""
@@ -93,9 +93,9 @@ class _Between(Collector):
         self._name, self._text, self._model = name, text, model
         self._counts, self._sum = [0] * (len(BETWEEN) + 1), 0.0
 
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(BETWEEN, seconds)] += 1
-        self._sum += seconds
+    def observe(self, seconds: float, count: int) -> None:
+        self._counts[bisect_left(BETWEEN, seconds)] += count
+        self._sum += count * seconds
 
     def describe(self) -> Iterator[Metric]:
         return iter(())

@@ -6,14 +6,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cutset.engine.handle import RequestHandle
-from cutset.engine.outputs import Delta, Usage
+from cutset.engine.outputs import Delta, Usage, joined
 from cutset.engine.params import SamplingParams
 from cutset.llm import AsyncLLM
 from cutset.serve.api_errors import NO_RETRY, ApiError
@@ -77,9 +77,15 @@ class RunningRequest:
             llm.check(ids, params)
         try:
             for number, ids in enumerate(prompts):
-                receive = partial(mailbox.put, partial(self._receive, number))
                 handle = llm.submit(
-                    ids, params, on_delta=receive, cache_salt=salt, adapter=adapter, background=background
+                    ids,
+                    params,
+                    on_delta=partial(self._receive, number),
+                    cache_salt=salt,
+                    adapter=adapter,
+                    background=background,
+                    deliver=mailbox.put,
+                    whole=most_unread is None,
                 )
                 self._handles.append(handle)
         except BaseException:
@@ -158,15 +164,7 @@ class RunningRequest:
         before = self._newest.get((number, delta.index))
         scored = delta.logprobs is not None or (before is not None and before.delta.logprobs is not None)
         if before is not None and not scored and len(self._pieces) >= MOST_TAKEN:
-            ids = before.delta.token_ids + delta.token_ids
-            special = before.delta.special + delta.special
-            before.delta = replace(
-                delta,
-                text=before.delta.text + delta.text,
-                token_ids=ids,
-                special=special,
-                prompt_logprobs=before.delta.prompt_logprobs,  # which the first piece brings
-            )
+            before.delta = joined([before.delta, delta])
             before.nbytes += len(delta.text)
             self._unread += len(delta.text)
         else:
@@ -186,15 +184,23 @@ class RunningRequest:
     def _receive(self, number: int, delta: Delta) -> None:
         if self._error is None:
             self._keep(number, delta)
-        self._wake()
+        # An answer that is read when it is whole waits for its end, or until there is much of it.
+        if self._most_unread is not None or delta.finished or len(self._pieces) >= MOST_TAKEN:
+            self._wake()
         if delta.token_ids:
-            self.tokens += len(delta.token_ids)
+            count = len(delta.token_ids)
+            self.tokens += count
             now, sample = time.perf_counter(), (number, delta.index)
             self.first_token = self.first_token or now
             before = self._last.get(sample)
             self._last[sample] = now
             for watch in self._watches:
-                watch.token(now - (before or self.started), before is None)
+                if before is None:
+                    watch.token(now - self.started, first=True)
+                    if count > 1:
+                        watch.token(0.0, first=False, count=count - 1)
+                else:
+                    watch.token((now - before) / count, first=False, count=count)
         if delta.error is not None:
             for watch in self._watches:
                 watch.request_failed(delta.error)

@@ -11,8 +11,9 @@ __all__ = ["Watch"]
 class Watch:
     """Callbacks for what happens to requests; for metrics."""
 
-    def token(self, seconds: float, first: bool) -> None:
-        """A sample got a token, so long after the one before it or, the first, after the request."""
+    def token(self, seconds: float, first: bool, count: int = 1) -> None:
+        """A sample got a token, so long after the one before it or, the first, after the request; or `count` tokens,
+        each so long after the one before."""
 
     def sample_ended(self, reason: FinishReason) -> None:
         """One sample of a request has ended."""

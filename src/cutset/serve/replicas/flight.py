@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.delivery import Deliver, deliver_each
 from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.outputs import Delta, Usage
 from cutset.engine.params import SamplingParams
@@ -41,14 +42,17 @@ class Flight:
         adapter: str | None,
         digests: list[bytes],  # see PrefixRoutes
         background: bool = False,  # others go before it
+        deliver: Deliver | None = None,
+        whole: bool = False,  # nobody reads it before its end
     ) -> None:
         self.request_id, self.digests = request_id, digests
-        self.receive = receive
-        self.cancelled = False
+        self.receive, self.deliver = receive, deliver or deliver_each
+        self.cancelled = self.over = False  # its last delta has come
         self.losses = 0  # of replicas, since the last token came
         self._prompt_tokens = len(ids)
         self._ids = ids.astype("<i4", copy=False).tobytes()
-        self._params, self._adapter, self._background = params_to_wire(params), adapter, background
+        self._params, self._adapter = params_to_wire(params), adapter
+        self._background, self._whole = background, whole
         # Its digest names the same requests, and any text has one, while not every text can be sent.
         self._salt = None if salt is None else hashlib.sha256(salt.encode("utf-8", "surrogatepass")).hexdigest()
         self._outputs = [array("i") for _ in range(params.n)]
@@ -67,12 +71,22 @@ class Flight:
             outputs = [np.array(one, dtype="<i4").tobytes() for one in self._outputs]
             resumed = ResumedOutputs(outputs, sorted(self._ended), self._cached)
         asked = self._ids, self._params, self._salt, self._adapter
-        return SubmitRequest(number, *asked, resumed, self._background)
+        return SubmitRequest(number, *asked, resumed, self._background, self._whole)
 
     def fail(self, why: str) -> None:
         """There is no more of it."""
-        error = EngineError(why)
-        self.receive(Delta(self.request_id, 0, finish_reason="abort", error=error, finished=True))
+        self._end(EngineError(why))
+
+    def abort(self) -> None:
+        """It was cancelled while no replica had it: its samples end as they would in an engine."""
+        self._end(None)
+
+    def _end(self, error: EngineError | None) -> None:
+        self.over = True
+        left = [one for one in range(len(self._outputs)) if one not in self._ended] or [0]
+        deltas = [Delta(self.request_id, one, finish_reason="abort", error=error) for one in left]
+        deltas[-1] = replace(deltas[-1], finished=True, usage=self._usage(0))
+        self.deliver([(self.receive, one) for one in deltas])
 
     def take(self, delta: Delta) -> Delta:
         """Notes what has come, and gives it as it would have come of one engine alone."""
@@ -83,10 +97,12 @@ class Flight:
                 self._cached = delta.cached_tokens or 0
         if delta.finish_reason is not None:
             self._ended.add(delta.index)
-        if delta.usage is None:
-            return delta
+        self.over = self.over or delta.finished
+        return delta if delta.usage is None else replace(delta, usage=self._usage(delta.usage.cached_tokens))
+
+    def _usage(self, cached_tokens: int) -> Usage:
         completed = sum(len(one) for one in self._outputs)
-        return replace(delta, usage=Usage(self._prompt_tokens, completed, self._cached or delta.usage.cached_tokens))
+        return Usage(self._prompt_tokens, completed, self._cached or cached_tokens)
 
 
 class EmbedFlight:

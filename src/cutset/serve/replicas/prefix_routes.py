@@ -39,11 +39,11 @@ class PrefixRoutes:
         """Of the beginning of nothing, of one block, of two, … of a prompt (tokens,), as far as it is looked at. The
         last token is always computed, so a block that ends with it is of no use."""
         found = [root_digest(salt, hashlib.sha256((adapter or "").encode()).digest())]
-        size = self._block_size
-        for block in range(min((len(ids) - 1) // size, MOST_BLOCKS)):
-            found.append(child_digest(found[-1], _bytes(ids[block * size : (block + 1) * size])))
+        size, data = 4 * self._block_size, ids.astype("<i4", copy=False).tobytes()
+        for block in range(min((len(ids) - 1) // self._block_size, MOST_BLOCKS)):
+            found.append(child_digest(found[-1], data[block * size : (block + 1) * size]))
         if len(found) == 1:  # too short to be found in a cache: all of it says where it goes
-            found.append(child_digest(found[0], _bytes(ids)))
+            found.append(child_digest(found[0], data))
         return found
 
     def choose(self, digests: Sequence[bytes], loads: Mapping[str, int]) -> str:
@@ -73,7 +73,3 @@ class PrefixRoutes:
             self._known[digest].discard(name)
             if not self._known[digest]:
                 del self._known[digest]
-
-
-def _bytes(ids: NDArray[np.int32]) -> bytes:
-    return ids.astype("<i4", copy=False).tobytes()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.delivery import Letter
 from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.handle import RequestHandle
 from cutset.engine.outputs import Delta
@@ -76,7 +77,7 @@ class _Outbox:
     def __init__(self, link: Link, llm: AsyncLLM) -> None:
         self.link, self._llm = link, llm
         self.broken = ""
-        self._queue: queue.SimpleQueue[WireDelta | TextVectors | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[WireDelta] | TextVectors | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="cutset-replica-send", daemon=True)
 
     def start(self, facts: ReplicaFacts) -> None:
@@ -84,9 +85,9 @@ class _Outbox:
         pack(self.link, facts, PATIENCE)
         self._thread.start()
 
-    def put(self, piece: WireDelta | TextVectors) -> None:
-        """Any thread may call it; never blocks."""
-        self._queue.put(piece)
+    def put(self, found: list[WireDelta] | TextVectors) -> None:
+        """What a step has brought, or vectors. Any thread may call it; never blocks."""
+        self._queue.put(found)
 
     def close(self) -> None:
         """Sends no more."""
@@ -99,38 +100,35 @@ class _Outbox:
         try:
             beat = 0.0
             while not self.broken:
-                messages = self._taken(max(0.0, beat + BEAT - time.monotonic()))
-                # Before the end of a request, too: who has its last token finds it counted.
-                if time.monotonic() - beat >= BEAT or any(map(_ends, messages)):
-                    beat = time.monotonic()
-                    pack(self.link, ReplicaBeat(self._llm.stats()), PATIENCE)
-                for message in messages:
-                    pack(self.link, message, PATIENCE)
+                pieces, vectors = self._taken(max(0.0, beat + BEAT - time.monotonic()))
+                stats, now = self._llm.stats(), time.monotonic()
+                if pieces:
+                    pack(self.link, ReplicaPieces(pieces, stats), PATIENCE)
+                elif vectors or now - beat >= BEAT:
+                    pack(self.link, ReplicaBeat(stats), PATIENCE)
+                else:
+                    continue
+                beat = now
+                for one in vectors:
+                    pack(self.link, one, PATIENCE)
         except CutsetError as error:
             self.broken = self.broken or str(error)
 
-    def _taken(self, wait: float) -> list[ReplicaPieces | TextVectors]:
-        """All that is there, the pieces together."""
-        found: list[ReplicaPieces | TextVectors] = []
+    def _taken(self, wait: float) -> tuple[list[WireDelta], list[TextVectors]]:
+        """All that is there."""
         pieces: list[WireDelta] = []
+        vectors: list[TextVectors] = []
         with contextlib.suppress(queue.Empty):
             one = self._queue.get(timeout=wait)
-            while one is not None and len(pieces) < MOST_PIECES:
-                if isinstance(one, WireDelta):
-                    pieces.append(one)
+            while one is not None:
+                if isinstance(one, TextVectors):
+                    vectors.append(one)
                 else:
-                    found.append(one)
+                    pieces += one
+                if len(pieces) >= MOST_PIECES:
+                    break
                 one = self._queue.get_nowait()
-            if isinstance(one, WireDelta):
-                pieces.append(one)
-            elif one is not None:
-                found.append(one)
-        return [ReplicaPieces(pieces), *found] if pieces else found
-
-
-def _ends(message: ReplicaPieces | TextVectors) -> bool:
-    """It is the last of a request."""
-    return isinstance(message, TextVectors) or any(one.finished for one in message.deltas)
+        return pieces, vectors
 
 
 class _Serving:
@@ -176,10 +174,12 @@ class _Serving:
             handle = self._llm.submit(
                 ids_from(message.ids),
                 params_from(message.params),
-                on_delta=partial(self._receive, number),
+                on_delta=partial(self._piece, number),
                 cache_salt=message.salt,
                 adapter=message.adapter,
                 background=message.background,
+                deliver=self._deliver,
+                whole=message.whole,
                 resumption=None if message.resumed is None else message.resumed.resumption(),
             )
         except Exception as error:
@@ -187,7 +187,7 @@ class _Serving:
                 log.exception("a request couldn't be handed in")
             self._forget(number)
             failed = WireDelta(number, 0, finish_reason="abort", finished=True, error=failure_of(error))
-            self.outbox.put(failed)
+            self.outbox.put([failed])
             return
         self._keep(number, handle)
 
@@ -235,14 +235,20 @@ class _Serving:
             self._running.pop(number, None)
             self._cancelled.discard(number)
 
-    def _receive(self, number: int, delta: Delta) -> None:
-        """From the engine's thread."""
+    def _deliver(self, letters: list[Letter]) -> None:
+        """What a step has brought; from the engine's thread."""
+        made = [receive(delta) for receive, delta in letters]
+        if pieces := [one for one in made if isinstance(one, WireDelta)]:
+            self.outbox.put(pieces)
+
+    def _piece(self, number: int, delta: Delta) -> WireDelta | None:
+        """A delta as it is sent, or None for one that isn't."""
         if delta.error is not None and not self._llm.alive:
             self.outbox.broken = "the engine has ended"  # another replica may go on with it
-            return
+            return None
         if delta.finished:
             self._forget(number)
-        self.outbox.put(wire_delta(number, delta))
+        return wire_delta(number, delta)
 
 
 class Replica:

@@ -12,7 +12,8 @@ from functools import partial
 
 import msgspec
 
-from cutset.engine.outputs import Delta, EngineStats
+from cutset.engine.delivery import Deliver, Letter
+from cutset.engine.outputs import EngineStats
 from cutset.errors import CutsetError, EngineError, FrameError, HandshakeError, LinkClosed, LinkTimeout
 from cutset.link import Timeouts, connect
 from cutset.link.keys import Keys, dialling_keys
@@ -42,6 +43,8 @@ TURN = 1.0  # seconds that a wait for a frame takes at most
 PATIENCE = 10.0  # seconds for which a replica may take nothing
 SUSPECT = 2  # replicas that a request was lost with, one after another: until it has a token nothing joins it
 
+NOTHING = EngineStats(*[0] * len(EngineStats._fields))
+
 Work = Flight | EmbedFlight
 
 
@@ -56,7 +59,8 @@ class ReplicaConnection:
         self.work: dict[int, Work] = {}
         self.draining = False
         self.heard = time.monotonic()
-        self.stats: EngineStats | None = None
+        self.stats: EngineStats | None = None  # what it says of itself
+        self.generated = 0  # tokens that came over this link
         self.why = ""  # the link is over
         self._number = 0
         self._outbox: queue.SimpleQueue[msgspec.Struct | None] = queue.SimpleQueue()
@@ -128,6 +132,11 @@ class ReplicaConnection:
         suspected = any(one.losses >= SUSPECT for one in self.work.values())
         return not self.draining and not suspected and self.samples < self.facts.slots
 
+    @property
+    def counted(self) -> EngineStats:
+        """What it says of itself, but for the tokens, which are those that came. With the lock."""
+        return (self.stats or NOTHING)._replace(generated_tokens=self.generated)
+
     def submit(self, work: Work) -> None:
         """Hands it in. With the lock."""
         self._number += 1
@@ -186,20 +195,29 @@ class ReplicaConnection:
         elif isinstance(message, TextVectors):
             self._take_vectors(message)
         elif isinstance(message, ReplicaPieces):
-            for piece in message.deltas:
-                flight = self.work.get(piece.number)
-                if isinstance(flight, Flight):
-                    self._take_delta(piece.number, flight, piece.delta(flight.request_id))
+            self._take_pieces(message)
         else:
             raise FrameError(f"{self.name} says twice what it is")
 
-    def _take_delta(self, number: int, flight: Flight, delta: Delta) -> None:
+    def _take_pieces(self, message: ReplicaPieces) -> None:
+        """Notes and counts all, before any is handed on; whoever waits for several of them is told once."""
+        parcels: dict[Deliver, list[Letter]] = {}
+        ended = False
         with self.lock:
-            delta = flight.take(delta)
-            if delta.finished:
-                self.work.pop(number, None)
-        flight.receive(delta)
-        if delta.finished:
+            self.stats = message.stats
+            for piece in message.deltas:
+                flight = self.work.get(piece.number)
+                if not isinstance(flight, Flight):
+                    continue
+                delta = flight.take(piece.delta(flight.request_id))
+                self.generated += len(delta.token_ids)
+                if delta.finished:
+                    ended = True
+                    del self.work[piece.number]
+                parcels.setdefault(flight.deliver, []).append((flight.receive, delta))
+        for deliver, letters in parcels.items():
+            deliver(letters)
+        if ended:
             self._done()
 
     def _take_vectors(self, message: TextVectors) -> None:

@@ -47,7 +47,7 @@ __all__ = [
     "wire_delta",
 ]
 
-PROTOCOL = Protocol("replica", 1, "replica")
+PROTOCOL = Protocol("replica", 2, "replica")
 REPLICA_HANDSHAKE = Handshake(PROTOCOL)
 # One front at a time; another that dials is told so, and one whose old link isn't known to be dead yet gets in.
 LIMITS = Limits(frame=256 << 20, queue=4096, clients=8, each=8)
@@ -99,6 +99,7 @@ class SubmitRequest(msgspec.Struct, tag="submit", array_like=True, forbid_unknow
     adapter: Name | None
     resumed: ResumedOutputs | None
     background: bool = False  # others go before it
+    whole: bool = False  # nobody reads it before its end: pieces may be joined
 
 
 class EmbedTexts(msgspec.Struct, tag="embed", array_like=True, forbid_unknown_fields=True):
@@ -162,9 +163,10 @@ class WireDelta(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class ReplicaPieces(msgspec.Struct, tag="pieces", array_like=True, forbid_unknown_fields=True):
-    """What some steps have brought, in order."""
+    """What some steps have brought, in order, and how the engine stands since: what it has counted includes them."""
 
     deltas: list[WireDelta]
+    stats: EngineStats
 
 
 class TextVectors(msgspec.Struct, tag="vectors", array_like=True, forbid_unknown_fields=True):
@@ -177,7 +179,7 @@ class TextVectors(msgspec.Struct, tag="vectors", array_like=True, forbid_unknown
 
 
 class ReplicaBeat(msgspec.Struct, tag="beat", array_like=True, forbid_unknown_fields=True):
-    """It lives, and how its engine stands."""
+    """It lives, and how its engine stands; where nothing else said so lately."""
 
     stats: EngineStats
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cutset.engine.delivery import Deliver
 from cutset.engine.embedding import EmbeddingJob
 from cutset.engine.outputs import Delta, EngineStats
 from cutset.engine.params import SamplingParams
@@ -23,7 +24,7 @@ from cutset.link.keys import Keys
 from cutset.link.peer import Binding
 from cutset.serve.replicas.flight import EmbedFlight, Flight
 from cutset.serve.replicas.prefix_routes import PrefixRoutes
-from cutset.serve.replicas.replica_connection import ReplicaConnection, Work
+from cutset.serve.replicas.replica_connection import NOTHING, ReplicaConnection, Work
 from cutset.serve.replicas.replica_launchers import ReplicaLauncher
 from cutset.serve.replicas.replica_messages import ReplicaFacts
 from cutset.serve.replicas.replica_scale import ReplicaScale
@@ -95,7 +96,7 @@ class ReplicaSet:
         self._target = scale.least
         self._failures, self._next_start = 0, 0.0
         self._waiting: deque[Work] = deque()
-        self._past: EngineStats | None = None  # what those have counted that are gone
+        self._past = NOTHING  # what was counted of those that are gone
         self._requests = count(1)
         self._closed = threading.Event()
         self._manager = threading.Thread(target=self._manage, name="cutset-replicas", daemon=True)
@@ -131,14 +132,27 @@ class ReplicaSet:
         salt: str | None = None,
         adapter: str | None = None,
         background: bool = False,
+        deliver: Deliver | None = None,
+        whole: bool = False,
     ) -> Callable[[], None]:
-        """Hands in a request; threads call `receive`, which must not block, with its deltas in order. What is returned
-        cancels it. Raises EngineError once this is closed."""
+        """Hands in a request; threads call `receive`, which must not block, with its deltas in order, or `deliver`: see
+        AsyncLLM.submit. What is returned cancels it. Raises EngineError once this is closed."""
         if params.seed is None:
             params = replace(params, seed=secrets.randbits(63))
         digests = self._routes.digests(ids, salt, adapter)
         name = f"request-{next(self._requests)}"
-        flight = Flight(name, ids, params, receive, salt=salt, adapter=adapter, digests=digests, background=background)
+        flight = Flight(
+            name,
+            ids,
+            params,
+            receive,
+            salt=salt,
+            adapter=adapter,
+            digests=digests,
+            background=background,
+            deliver=deliver,
+            whole=whole,
+        )
         self._enqueue(flight)
         return lambda: self._cancel(flight)
 
@@ -157,12 +171,11 @@ class ReplicaSet:
         return bool(self._up)
 
     def stats(self) -> EngineStats:
-        """Of all replicas together, those included that are gone."""
+        """Of all replicas together, those included that are gone. Tokens are those that were given out here: what a
+        replica generated that nobody got isn't among them, and what it gave before it was lost is."""
         with self._lock:
-            each = [one.stats for one in self._up.values() if one.stats is not None]
+            total = _added([self._past, *(one.counted for one in self._up.values())])
             waiting = self._samples_waiting()
-            past = self._past
-        total = _added([*each, *([] if past is None else [past])])
         return total._replace(waiting=total.waiting + waiting)
 
     def states(self) -> list[ReplicaState]:
@@ -218,11 +231,16 @@ class ReplicaSet:
 
     def _cancel(self, flight: Flight) -> None:
         with self._lock:
+            if flight.over or flight.cancelled:
+                return
             flight.cancelled = True
-            if flight in self._waiting:
+            waited = flight in self._waiting
+            if waited:
                 self._waiting.remove(flight)
             for one in self._up.values():
                 one.cancel(flight)
+        if waited:
+            flight.abort()
 
     def _samples_waiting(self) -> int:
         return sum(one.samples for one in self._waiting)
@@ -267,10 +285,9 @@ class ReplicaSet:
         with self._lock:
             self._up.pop(connection.name, None)
             self._routes.forget(connection.name)
-            if connection.stats is not None:
-                idle = connection.stats._replace(**dict.fromkeys(GAUGES, 0))
-                self._past = idle if self._past is None else _added([self._past, idle])
+            self._past = _added([self._past, connection.counted._replace(**dict.fromkeys(GAUGES, 0))])
             work = [one for one in connection.work.values() if not one.cancelled]
+            cancelled = [one for one in connection.work.values() if isinstance(one, Flight) and one.cancelled]
             connection.work.clear()
             if self._closed.is_set():
                 return
@@ -284,6 +301,8 @@ class ReplicaSet:
             self._waiting.extendleft(reversed(going_on))
         if not expected:
             self._report(f"{connection.name} was lost ({connection.why}); {len(going_on)} requests go on elsewhere")
+        for flight in cancelled:
+            flight.abort()
         for one in failed:
             log.error("a request was given up: %d replicas were lost while they ran it", MOST_LOSSES)
             one.fail(f"The request was lost with {MOST_LOSSES} replicas, one after another.")
@@ -353,4 +372,4 @@ class ReplicaSet:
 
 
 def _added(each: list[EngineStats]) -> EngineStats:
-    return EngineStats(*(sum(values) for values in zip(*each, strict=True))) if each else EngineStats(*[0] * 12)
+    return EngineStats(*(sum(values) for values in zip(*each, strict=True)))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cutset.config import Settings
+from cutset.engine.delivery import Deliver
 from cutset.engine.handle import RequestHandle
 from cutset.engine.intake import check_fits, check_prompt, restriction_of
 from cutset.engine.model_defaults import sampling_defaults
@@ -161,6 +162,8 @@ class ReplicatedLLM(AsyncLLM):
         cache_salt: str | None = None,
         adapter: str | None = None,
         background: bool = False,
+        deliver: Deliver | None = None,
+        whole: bool = False,
         resumption: Resumption | None = None,
     ) -> RequestHandle:
         """See AsyncLLM. Its seed is fixed here, so that another replica can go on with it."""
@@ -169,8 +172,16 @@ class ReplicatedLLM(AsyncLLM):
         self.adapter(adapter)
         params = self.params(params)
         ids = self._checked(ids, params)
-        asked = ids, params, on_delta
-        cancel = self.replicas.submit(*asked, salt=cache_salt, adapter=adapter, background=background)
+        cancel = self.replicas.submit(
+            ids,
+            params,
+            on_delta,
+            salt=cache_salt,
+            adapter=adapter,
+            background=background,
+            deliver=deliver,
+            whole=whole,
+        )
         return RequestHandle("", ids, None, None, cancel)
 
     def close(self) -> None:
