@@ -118,7 +118,7 @@ class Stream:
 
         def hear(report: Report, plan: Plan, seconds: float) -> None:
             if accuracy is not None:
-                accuracy.heard(report)
+                accuracy.heard(report, plan)
             if observe is not None:
                 observe(report, plan, seconds)
 

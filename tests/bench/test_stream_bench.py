@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,21 @@ from benchmarks.targets import judge
 from cutset.bench.stream import PARTS as OWN_PARTS
 from cutset.bench.stream import StreamSetting
 from cutset.bench.stream_bytes import FIRST_CUTS, CutBytes, measure_bytes
-from cutset.bench.stream_plans import CHOSEN, LATENCY, MISSED, PERIOD, Candidate, chosen, errors_of, near_best, verdicts
+from cutset.bench.stream_plans import (
+    CHANGED_ALLOWED,
+    CHOSEN,
+    DELTA_ERRORS,
+    HOPS,
+    LATENCY,
+    MISSED,
+    PERIOD,
+    Candidate,
+    candidates,
+    chosen,
+    errors_of,
+    near_best,
+    verdicts,
+)
 from cutset.bench.stream_session import Played
 from cutset.bench.stream_videos import find_videos, generated
 from cutset.cli.bench_stream import IN_CHECKOUT, PARTS
@@ -28,6 +43,8 @@ from cutset.compare.results import Results, Row, machine, save
 from cutset.partition.cost import Cost, Part
 from cutset.partition.node import Value
 from cutset.partition.plan import Plan, StagePlan
+from cutset.partition.problem import ChangedWork
+from cutset.partition.profile import Sizes
 from cutset.partition.schedulers import scheduler
 
 SMALL = (96, 128)
@@ -89,6 +106,13 @@ def test_parts_that_start_workers(tmp_path: Path, part: str):
     else:
         measured = {row.system for row in rows if row.metric == LATENCY}
         assert {"cutset optimal", "balance", "edge", "cloud", "cloud, float32"} <= measured
+        assert {CHANGED_ALLOWED, "edge, delta compute", "cloud, delta compute"} <= measured
+        errors = {row.system: row.value for row in rows if row.metric == DELTA_ERRORS}
+        assert {"edge, delta compute", "cloud, delta compute"} <= set(errors)
+        assert max(errors.values()) < 0.1
+        verdict = [row.value for row in rows if row.system == CHANGED_ALLOWED and row.metric.endswith(CHOSEN)]
+        assert len(verdict) == 2
+        assert min(verdict) >= 1.0
 
 
 def candidate(system: str, metric: str, latency: float, plan: Plan, deltas: bool = True) -> Candidate:
@@ -114,12 +138,48 @@ def test_the_verdict_compares_with_the_best_that_was_run():
     assert errors_of(found[:2], runs) == pytest.approx([100 / 3, 100 * (2 / 1.1 - 1)])
 
 
+def test_delta_compute_is_measured_beside_the_others():
+    """The plan that may use it is held against all of them, the exact one against exact ones alone."""
+    found = [
+        candidate("cutset optimal", LATENCY, 1.0, Plan("", (StagePlan("worker1", (0,)),))),
+        candidate(CHANGED_ALLOWED, LATENCY, 0.5, Plan("", (StagePlan("worker2", (0,)),))),
+        candidate("cloud, delta compute", LATENCY, 0.6, Plan("", (StagePlan("worker3", (0,)),))),
+    ]
+    found[1:] = [replace(one, scale=0.4) for one in found[1:]]
+    runs = {one.key: Played([seconds]) for one, seconds in zip(found, (1.0, 0.6, 0.5), strict=True)}
+    values = {row.system: row.value for row in verdicts("x", found, runs)}
+    assert values == {"cutset optimal": 1.0, CHANGED_ALLOWED: pytest.approx(1.2)}
+    assert replace(found[1], scale=None).key != found[1].key
+
+
+@pytest.mark.parametrize(("share", "partial"), [(0.05, True), (1.3, False)])
+def test_candidates_with_delta_compute(share: float, partial: bool):
+    """On a quiet scene the plan that may use it does, on one that changes everywhere it is the exact one."""
+    graph = chain(6)
+    plain = large_problem(graph, "latency", 3)
+    plain = replace(plain, hops=HOPS)
+    machines = tuple(replace(one, changed=ChangedWork(one.seconds * share)) for one in plain.machines)
+    sizes = Sizes("x", 2, {}, {})
+    found = candidates({LATENCY: (plain, sizes)}, False, {LATENCY: (replace(plain, machines=machines), 0.4)})
+    by = {one.system: one for one in found}
+    assert {CHANGED_ALLOWED, "edge, delta compute", "cloud, delta compute"} <= set(by)
+    allowed = by[CHANGED_ALLOWED]
+    assert bool(allowed.delta_stages) == partial
+    if partial:
+        assert allowed.seconds < by["cutset optimal"].seconds
+        assert allowed.scale == 0.4
+    else:
+        assert allowed.key == by["cutset optimal"].key, "run once"
+    assert by["cloud, delta compute"].delta_stages == ["worker3"]
+    assert by["cutset optimal"].delta_stages == []
+
+
 def test_later_rounds_run_what_came_near_the_best():
     plans = [Plan("", (StagePlan("worker1", (i,)),)) for i in range(4)]
     found = [candidate(str(i), LATENCY, 1.0, plan) for i, plan in enumerate(plans)]
     found.append(candidate("3", PERIOD, 1.0, plans[3]))
     runs = {one.key: Played([seconds]) for one, seconds in zip(found, (1.0, 1.4, 1.6, 9.0), strict=False)}
-    runs[plans[3].stages, "", True].periods = [2.0]
+    runs[plans[3].stages, "", True, None].periods = [2.0]
     assert [(one.system, one.metric) for one in near_best(found, runs)] == [
         ("0", LATENCY),
         ("1", LATENCY),

@@ -14,7 +14,7 @@ pytest.importorskip("av")
 
 from cluster.run.pictures import small_model, small_network
 from cutset.bench.stream_videos import Video
-from cutset.bench.video import OURS, SCENES, VideoSetting, _Ours, _rows, measure_video
+from cutset.bench.video import AUTO, OURS, SCENES, VideoSetting, _Ours, _rows, measure_video
 from cutset.cli import main
 from cutset.errors import RequestError
 from cutset.video.delta.box_agreement import BoxAgreement
@@ -43,6 +43,23 @@ def test_a_quiet_scene_beside_torch(tmp_path: Path) -> None:
     assert rows[ours, "times as fast as torch"] == pytest.approx(ratio)
     assert 0 <= rows[ours, "largest error"] < 0.5
     assert 0 < rows[ours, "operations that were done"] <= 100
+
+
+def test_dense_by_the_runtime_that_auto_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def choose(model: object, runtime: str, tolerance: float, threads: int, log: object) -> str:
+        asked.append(tolerance)
+        return "torch"
+
+    monkeypatch.setattr("cutset.video.runtimes.choose.choose_runtime", choose)
+    out = tmp_path / "video.json"
+    arguments = ["--no-videos", "--scene", "quiet", "--size", "64x80", "--pictures", "6", "--calibrate", "0", "--auto"]
+    assert main(["bench", "video", "--model", "alexnet", *arguments, "--json", str(out)]) == 0
+    rows = {(row["system"], row["metric"]): row["value"] for row in json.loads(out.read_text())["rows"]}
+    assert asked == [1e-4]
+    best = min(rows[one, "picture, mean"] for one in ("torch", "torch, channels last"))
+    assert rows[AUTO, "times as fast as the best"] == pytest.approx(best / rows[AUTO, "picture, mean"])
 
 
 def test_scenes_are_what_they_are_called() -> None:

@@ -14,8 +14,9 @@ from cluster.run.pictures import moving, small_model
 from cutset.cluster.messages import Report
 from cutset.codec import Budget
 from cutset.errors import ConfigError
+from cutset.partition.plan import Plan, StagePlan
 from cutset.stream import Stream
-from cutset.video.accuracy import Accuracy
+from cutset.video.accuracy import Accuracy, first_scale
 from cutset.video.check import ResultCheck, difference
 from cutset.video.delta.calibrator import APART, PICTURES, Calibrator
 from cutset.video.result import Result
@@ -201,6 +202,33 @@ def test_what_was_computed_dense_later_spares_no_picture_of_before() -> None:
     kept.check(model, result_of(1600, pixels, dict(model.run(pixels))))
     assert (kept.checked, kept.spared) == (1, 1)
     assert sum(map(len, kept._whole.values())) <= 4, "what is noted are changes alone"
+
+
+def test_stages_that_the_plan_has_computed_dense_are_not_checked() -> None:
+    model, pixels = small_model(32, 48), moving(1, 32, 48)[0]
+    kept = Accuracy(0.01, Budget(), incremental=True)
+    result = result_of(1, pixels, dict(model.run(pixels)))
+    both = Plan("", (StagePlan("a", (0,), dense=True), StagePlan("b", (1,))))
+    kept.heard(report_of("b", [0.5]), both)
+    kept.heard(report_of("a", None), both)
+    kept.check(model, result)
+    assert (kept.checked, kept.spared) == (1, 0), "b may be off"
+    one = Plan("", (StagePlan("a", (0, 1), dense=True),))
+    kept.heard(report_of("a", None), one)
+    assert not kept.check(model, result_of(99, pixels, dict(model.run(pixels))))
+    assert (kept.checked, kept.spared) == (1, 1), "b is no part of it any more"
+
+
+def test_thresholds_begin_where_a_price_was_measured() -> None:
+    kept = Accuracy(0.01, Budget(), incremental=True)
+    assert kept.delta_scale == first_scale(0.01, boxes=False) == 0.1
+    kept.begin(0.8)
+    assert kept.delta_scale == 0.8
+    kept.begin(1e9)
+    assert kept.delta_scale == 8.0
+    exact = Accuracy(0.0, Budget(), incremental=True)
+    exact.begin(0.8)
+    assert exact.delta_scale == 0.0, "nothing may be off"
 
 
 def test_thresholds_by_layer_are_found_from_the_first_results() -> None:

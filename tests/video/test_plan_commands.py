@@ -123,3 +123,40 @@ def test_simulate_reads_its_file(profile: Path, tmp_path: Path, capsys: pytest.C
     file.write_text('model = "alexnet"\n[[worker]]\nlnk = "1MB/s"\n')
     assert main(["stream", "simulate", str(file)]) == 2
     assert "did you mean 'link'" in capsys.readouterr().err
+
+
+def test_delta_compute_is_priced_and_shown(profile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["-o", str(tmp_path / "plan.json"), "--json", str(tmp_path / "t.json")]
+    source = ["--source", "generated:64x96,seed=3,noise=0,shapes=1", "--pictures", "4"]
+    asked = ["stream", "plan", *NET, *LINKS, "--profile", str(profile), *source, "--delta-compute"]
+    assert main([*asked, "--max-error", "0.05", *files]) == 0
+    out = capsys.readouterr().out
+    assert "% of the operations of a typical picture" in out
+    for name in ("edge, delta compute", "edge, dense", "cloud, delta compute", "cloud, dense"):
+        assert name in out
+    row = next(line for line in out.splitlines() if "cloud, delta compute" in line)
+    assert "worker3 all delta" in row
+    assert "computing only what changed" in out or "computing all of every item" in out
+    plan = read_plan(tmp_path / "plan.json")
+    document = json.loads((tmp_path / "t.json").read_text())
+    entries = {one["name"]: one for one in document["plans"]}
+    assert [stage.get("delta", False) for stage in entries["optimal"]["stages"]] == [
+        not stage.dense for stage in plan.stages
+    ]
+    assert entries["cloud, delta compute"]["stages"][0]["delta"] is True
+    assert "delta" not in entries["cloud, dense"]["stages"][0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--delta-compute"], "--delta-compute needs --source"),
+        (["--max-error", "0.01"], "--max-error is for plans with --delta-compute"),
+        (["--delta-compute", "--source", "x.mp4", "--max-error", "1", "--min-agreement", "1"], "not both"),
+    ],
+)
+def test_what_is_wrong_with_flags_of_delta_compute(
+    flags: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["stream", "plan", *NET, "--threads", "1", *flags]) == 2
+    assert says in capsys.readouterr().err

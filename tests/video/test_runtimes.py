@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,17 @@ def test_the_quickest_that_keeps_the_promise(model: OnnxModel, monkeypatch: pyte
     assert [line.split(":")[0] for line in told[:3]] == ["onnxruntime", "torch", "onnxruntime, layers fused"]
     assert told[-1] == f"stages are computed by {chosen.partition('+')[0] or 'onnxruntime'}"
     for times, best in (((2.0, 3, 1.5, 1.0), "openvino"), ((2, 3, 1.0, 1.5), FUSED), ((1.0, 3, 1.5, 2), "")):
-        taken = iter(times)
-        monkeypatch.setattr("cutset.video.runtimes.choose.quickest", lambda run, runs, taken=taken: next(taken))
+
+        def taken(runs: Mapping[str, Any], times: Any = times) -> dict[str, float]:
+            return dict(zip(runs, times, strict=True))
+
+        monkeypatch.setattr("cutset.video.runtimes.choose.in_turns", taken)
         assert choose_runtime(model, "auto", TOLERANCE, 1) == best
-    monkeypatch.setattr("cutset.video.runtimes.choose.quickest", lambda run, runs: 1.0)
+    monkeypatch.setattr("cutset.video.runtimes.choose.in_turns", lambda runs: dict.fromkeys(runs, 1.0))
     monkeypatch.setattr("cutset.video.runtimes.choose._error", lambda model, stage: 1e-3)
-    assert choose_runtime(model, "auto", TOLERANCE, 1) == "", "the reference keeps every promise"
+    told.clear()
+    assert choose_runtime(model, "auto", TOLERANCE, 1, told.append) == "", "the reference keeps every promise"
+    assert sum("more than the tolerance" in line for line in told) == 3
     with pytest.raises(ConfigError, match=r"openvino is off by 1.0e-03 .* more than --tolerance 0\.0001"):
         choose_runtime(model, "openvino", TOLERANCE, 1)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from cutset.bench.stream_bytes import Coding
 from cutset.bench.stream_videos import Video
 from cutset.compare.results import Row
+from cutset.video.accuracy import DELTA_ERROR
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import is_onnx, open_file, own_size
 
@@ -28,6 +29,7 @@ class StreamSetting:
     codings: Sequence[Coding] = ()  # what deltas are held against
 
     size: tuple[int, int] = (320, 320)  # of pictures for ONNX files that take any
+    max_error: float = DELTA_ERROR  # that delta compute may make, a share of the output's largest element
 
     def videos_of(self, name: str) -> list[Video]:
         """All videos, scaled to what an ONNX file takes."""
@@ -79,7 +81,8 @@ def _plans(setting: StreamSetting) -> Iterator[Row]:
 
     for name in setting.models:
         for video in setting.videos_of(name):
-            yield from run_plans(Path(name).name, setting.model(name, video), video, setting.quick, setting.log)
+            model = setting.model(name, video)
+            yield from run_plans(Path(name).name, model, video, setting.quick, setting.log, setting.max_error)
 
 
 PARTS: dict[str, Part] = {"bytes": _bytes, "plans": _plans}

@@ -4,8 +4,9 @@ A coordinator and three workers on this machine, nearest to the camera first: 8,
 without emulation at first, then 4 times, then not at all; links of 8, 4 and 1 MB/s. *raw* pictures come as from a
 camera without an encoder, *encoded* ones with the video's own packets, which plans may forward. Opponents send every
 picture to the last machine, as floating-point numbers, bytes, JPEG (which changes it) or packets, or are the plans of
-the other schedulers. What two names plan alike is run once a round; in the later rounds, backwards and forwards in
-turn, only what came near the best in the first.
+the other schedulers. Beside them are the best plan whose stages may compute what changed alone (delta compute) within
+an error, and all on one machine in that way. What two names plan alike is run once a round; in the later rounds,
+backwards and forwards in turn, only what came near the best in the first.
 
 Planners know what values cost to send for the pictures that are played, so that plans are judged here and no forecast:
 those that pass alone for latency, those that are on their way together for the time between pictures.
@@ -17,6 +18,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,21 +30,27 @@ from cutset.cluster.emulation import Hop, connections
 from cutset.cluster.launch.local import LocalWorkers
 from cutset.compare.results import Row, summarise
 from cutset.errors import CutsetError
-from cutset.partition.choices import compare, stages_text
+from cutset.partition.choices import DELTA, compare, stages_text
 from cutset.partition.cost import Cost, CostModel
-from cutset.partition.plan import COORDINATOR, Plan
+from cutset.partition.plan import COORDINATOR, Plan, StagePlan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes
+from cutset.video.accuracy import DELTA_ERROR
+from cutset.video.check import difference
 from cutset.video.network_model import NetworkModel
 from cutset.video.picture_forms import LOSSY
+from cutset.video.profile.delta_price import price_delta
 from cutset.video.profile.setup import REFUSED, Wish, measure_profile, other_inputs, problem_of, sizes_of, torch_threads
 from cutset.video.sources import Picture, VideoCodec
 
 __all__ = [
+    "CHANGED_ALLOWED",
     "CHOSEN",
+    "DELTA_ERRORS",
     "HOPS",
     "LATENCY",
     "MISSED",
+    "MISSED_CHANGED",
     "PERIOD",
     "SPEEDS",
     "Candidate",
@@ -67,6 +75,9 @@ AT_MOST = PlayedPictures.needed(ALONE[1], TOGETHER[1])
 MEASURED = 12  # of the pictures of a phase, that sizes are measured on
 CHOSEN = "the plan ÷ the best that was run"
 MISSED = "prediction error of the latency"
+MISSED_CHANGED = "prediction error of the latency with delta compute"
+DELTA_ERRORS = "largest error of delta compute"
+CHANGED_ALLOWED = "cutset optimal, delta compute allowed"
 SAME_FULL = "cutset optimal's plan, full"
 LATENCY, PERIOD = "latency a picture, alone", f"time between pictures, {IN_FLIGHT} on their way"
 
@@ -80,6 +91,7 @@ class Candidate:
     plan: Plan
     deltas: bool
     cost: Cost
+    scale: float | None = None  # of delta compute's thresholds; None: every stage computes all of every picture
 
     @property
     def seconds(self) -> float:
@@ -89,12 +101,35 @@ class Candidate:
     @property
     def key(self) -> Any:
         """The same for plans that run alike."""
-        return self.plan.stages, self.plan.input, self.deltas or bool(self.plan.input)
+        return self.plan.stages, self.plan.input, self.deltas or bool(self.plan.input), self.scale
+
+    @property
+    def delta_stages(self) -> list[str]:
+        """The workers that compute what changed alone."""
+        return [] if self.scale is None else [stage.worker for stage in self.plan.stages if not stage.dense]
 
 
-def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> list[Candidate]:
-    """Every plan that is compared. `problems`, by metric, allow packets where the source is encoded."""
+def candidates(
+    problems: Mapping[str, tuple[Problem, Sizes]],
+    encoded: bool,
+    changed: Mapping[str, tuple[Problem, float]] = MappingProxyType({}),
+) -> list[Candidate]:
+    """Every plan that is compared. `problems`, by metric, allow packets where the source is encoded; `changed` are the
+    same where stages may compute what changed alone, with the scale of thresholds by which they were priced."""
     found: dict[tuple[str, str], Candidate] = {}
+
+    def add_changed(metric: str, asked: Problem, scale: float) -> None:
+        for choice in compare(asked, ("optimal", "edge", "cloud"), {}, REFUSED):
+            if choice.plan is None or choice.cost is None or choice.why_not:
+                continue
+            if choice.name != "optimal" and not choice.name.endswith(DELTA):
+                continue
+            some = any(asked.partial_stage(stage) for stage in choice.plan.stages)
+            plan = choice.plan if some else replace(choice.plan, stages=_plain(choice.plan.stages))
+            system = CHANGED_ALLOWED if choice.name == "optimal" else choice.name
+            found[system, metric] = Candidate(
+                system, metric, plan, asked.mode == "delta", choice.cost, scale if some else None
+            )
 
     def add(metric: str, asked: Problem, names: Sequence[str], suffix: str = "", lossy: bool = False) -> None:
         for choice in compare(asked, names, others if lossy else {}, REFUSED):
@@ -116,7 +151,15 @@ def candidates(problems: Mapping[str, tuple[Problem, Sizes]], encoded: bool) -> 
         if metric == LATENCY and not best.plan.input:
             same = replace(best, system=SAME_FULL, deltas=False, cost=CostModel(full).cost(best.plan))
             found[same.system, metric] = same
+    for metric, (problem, scale) in changed.items():
+        inputs = {name: one for name, one in problem.inputs.items() if encoded or not name}
+        add_changed(metric, replace(problem, inputs=inputs), scale)
     return list(found.values())
+
+
+def _plain(stages: tuple[StagePlan, ...]) -> tuple[StagePlan, ...]:
+    """Stages of a run in which none computes what changed alone: the same plan has the same key then."""
+    return tuple(replace(stage, dense=False) for stage in stages)
 
 
 def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
@@ -129,14 +172,22 @@ def chosen(found: Sequence[Candidate], serious: bool) -> list[Candidate]:
     return kept
 
 
-def run_plans(name: str, model: NetworkModel, video: Video, quick: bool, log: Callable[[str], None]) -> Iterator[Row]:
-    """Rows for raw and encoded pictures of a video."""
+def run_plans(
+    name: str,
+    model: NetworkModel,
+    video: Video,
+    quick: bool,
+    log: Callable[[str], None],
+    max_error: float = DELTA_ERROR,
+) -> Iterator[Row]:
+    """Rows for raw and encoded pictures of a video. `max_error`: what delta compute may make."""
     log(f"plans: {name}, {video.name}: profile")
     few = quick or name.startswith("vgg")
     pictures, codec = video.from_group(START, AT_MOST)
     profile = measure_profile(name, model.graph, model.digest, model.tensors, threads=1, fresh=True)
     problems = _problems(model, profile, pictures, codec, video.name, few)
-    errors: list[float] = []
+    changed = _changed(model, profile, pictures, problems, few, max_error, lambda line: log(f"plans: {name}: {line}"))
+    everything: list[Candidate] = []
     runs: dict[Any, Played] = {}
     with LocalWorkers(len(SPEEDS), speeds=SPEEDS) as workers:
         workers.stock(model)
@@ -146,7 +197,7 @@ def run_plans(name: str, model: NetworkModel, video: Video, quick: bool, log: Ca
         some: list[Candidate] = []
         for encoded in (False, True) if codec is not None else (False,):
             workload = f"{name}, {video.name}, {'encoded' if encoded else 'raw'}"
-            workloads[workload] = found = candidates(problems, encoded)
+            workloads[workload] = found = candidates(problems, encoded, changed)
             _show(found, len(model.graph.nodes), workload, log)
             some += chosen(found, serious=profile.whole > 1.0)
         for turn in range(1 if quick else FEW_ROUNDS if few else ROUNDS):
@@ -156,35 +207,72 @@ def run_plans(name: str, model: NetworkModel, video: Video, quick: bool, log: Ca
         for workload, found in workloads.items():
             yield from _rows(workload, found, runs)
             yield from verdicts(workload, found, runs)
-        errors += errors_of([one for found in workloads.values() for one in found], runs)
-    yield summarise(f"{name}, {video.name}, all plans", "cutset", MISSED, errors, "%")
+        everything += [one for found in workloads.values() for one in found]
+    workload = f"{name}, {video.name}, all plans"
+    for metric, partial in ((MISSED, False), (MISSED_CHANGED, True)):
+        errors = errors_of([one for one in everything if (one.scale is not None) == partial], runs)
+        if errors:
+            yield summarise(workload, "cutset", metric, errors, "%")
 
 
 def _problems(
     model: NetworkModel, profile: Profile, pictures: Sequence[Picture], codec: VideoCodec | None, source: str, few: bool
 ) -> dict[str, tuple[Problem, Sizes]]:
     """By metric: the problem, with what values cost for the pictures of that phase."""
-    which = 0 if few else 1  # what the near-best plans come to
-    first, last = PlayedPictures.phases(ALONE[which], TOGETHER[which])
     found = {}
     with torch_threads(1, model.graph):
-        for metric, phase in ((LATENCY, first), (PERIOD, last)):
+        for metric, phase in _phases(few).items():
             sizes = sizes_of(model.graph, model.tensors, pictures, codec, source, count=MEASURED, among=phase)
-            alone = metric == LATENCY
-            wish = Wish(
-                speeds=SPEEDS,
-                hops=HOPS,
-                objective="latency" if alone else "throughput",
-                in_flight=1 if alone else IN_FLIGHT,
-            )
-            found[metric] = problem_of(model.graph, model.digest, profile, sizes, wish), sizes
+            found[metric] = problem_of(model.graph, model.digest, profile, sizes, _wish(metric)), sizes
+    return found
+
+
+def _phases(few: bool) -> dict[str, slice]:
+    """By metric: the pictures that count, as far as the near-best plans come to them, with the one before."""
+    which = 0 if few else 1
+    first, last = PlayedPictures.phases(ALONE[which], TOGETHER[which])
+    return {LATENCY: first, PERIOD: last}
+
+
+def _wish(metric: str) -> Wish:
+    alone = metric == LATENCY
+    return Wish(
+        speeds=SPEEDS,
+        hops=HOPS,
+        objective="latency" if alone else "throughput",
+        in_flight=1 if alone else IN_FLIGHT,
+    )
+
+
+def _changed(
+    model: NetworkModel,
+    profile: Profile,
+    pictures: Sequence[Picture],
+    problems: Mapping[str, tuple[Problem, Sizes]],
+    few: bool,
+    max_error: float,
+    log: Callable[[str], None],
+) -> dict[str, tuple[Problem, float]]:
+    """By metric: the problem in which stages may compute what changed alone, priced on the pictures of that phase, and
+    the scale of thresholds, one for all. Nothing where no layer can be computed so."""
+    found: dict[str, tuple[Problem, float]] = {}
+    scale: float | None = None
+    for metric, phase in _phases(few).items():
+        price = price_delta(model, [one.pixels for one in pictures[phase]], max_error, scale=scale)
+        if price is None:
+            return {}
+        scale = price.scale
+        log(f"{metric}: {price.line()}")
+        sizes = problems[metric][1]
+        found[metric] = problem_of(model.graph, model.digest, profile, sizes, _wish(metric), price), scale
     return found
 
 
 def _show(found: Sequence[Candidate], layers: int, workload: str, log: Callable[[str], None]) -> None:
     for one in found:
         plan = f"{one.plan.input or 'uint8'}: {stages_text(one.plan, layers)}"
-        log(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}")
+        how = f"; delta compute on {' and '.join(one.delta_stages)}" if one.delta_stages else ""
+        log(f"plans: {workload}: {one.system}, {one.metric}: {one.seconds * 1e3:,.0f} ms predicted; {plan}{how}")
 
 
 def _play_all(
@@ -211,14 +299,23 @@ def _play_all(
         together = 2 if quick else int(np.clip(PATIENCE / period, *TOGETHER)) if latency < SLOW else 0
         what = PlayedPictures(pictures, codec if one.plan.input == "packets" else None, alone, together)
         how = f"{one.plan.input or 'uint8'}, {'delta' if one.deltas else 'full'}"
+        how += ", delta compute" if one.scale is not None else ""
         log(f"plans: runs {one.system}: {how}, {alone}+{together}")
-        played = play(model, workers, links, one.plan, what, deltas=one.deltas)
-        if one.plan.input in LOSSY:
+        played = play(model, workers, links, one.plan, what, deltas=one.deltas, scale=one.scale)
+        if one.scale is not None:
+            played.error = _error(played.outputs, truth)
+        if one.plan.input in LOSSY or one.scale is not None:
             played.outputs = []
         elif not all(np.array_equal(mine, right) for mine, right in zip(played.outputs, truth, strict=False)):
             raise CutsetError(f"{one.system} gives other results than the plans before it")
         truth = max(truth, played.outputs, key=len)
         runs[one.key] = played if one.key not in runs else runs[one.key].then(played)
+
+
+def _error(found: Sequence[NDArray[Any]], truth: Sequence[NDArray[Any]]) -> float:
+    """The largest of a picture's output, as a share of its largest element."""
+    pairs = zip(found, truth, strict=False)
+    return max((difference({"": one}, {"": right})[1] for one, right in pairs), default=0.0)
 
 
 def near_best(found: Sequence[Candidate], runs: Mapping[Any, Played]) -> list[Candidate]:
@@ -250,18 +347,28 @@ def _rows(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Played])
         if one.metric == LATENCY:
             yield summarise(workload, one.system, one.metric, [s * 1e3 for s in played.latency], "ms")
             yield Row(workload, one.system, "bytes a picture, all links", statistics.fmean(played.nbytes), "B/picture")
+            if one.scale is not None:
+                yield Row(workload, one.system, DELTA_ERRORS, played.error, "rel error")
         else:
             yield Row(workload, one.system, one.metric, seconds * 1e3, "ms")
 
 
 def verdicts(workload: str, found: Sequence[Candidate], runs: Mapping[Any, Played]) -> Iterator[Row]:
     """The optimal plan against the best of all that was run: 1 where it is the best."""
-    for name, allowed in (("cutset optimal", ""), ("cutset optimal, JPEG allowed", "jpeg")):
+    allowances = (
+        ("cutset optimal", "", False),
+        ("cutset optimal, JPEG allowed", "jpeg", False),
+        (CHANGED_ALLOWED, "", True),
+    )
+    for name, allowed, some in allowances:
         for metric in (LATENCY, PERIOD):
             figures = {
                 one.system: seconds
                 for one in found
-                if one.metric == metric and one.plan.input not in LOSSY - {allowed} and (seconds := _figure(one, runs))
+                if one.metric == metric
+                and one.plan.input not in LOSSY - {allowed}
+                and (some or one.scale is None)
+                and (seconds := _figure(one, runs))
             }
             if name in figures:
                 ratio = figures[name] / min(figures.values())

@@ -66,6 +66,7 @@ class Played:
     nbytes: list[int] = field(default_factory=list)  # of each picture but the first, on all links
     spans: dict[tuple[str, str], list[float]] = field(default_factory=lambda: defaultdict(list))
     outputs: list[NDArray[Any]] = field(default_factory=list)
+    error: float = 0.0  # the largest of an output, as a share of its largest element
 
     def then(self, other: Played) -> Played:
         """This and another run of the same plan."""
@@ -77,6 +78,7 @@ class Played:
             self.nbytes + other.nbytes,
             spans,
             max(self.outputs, other.outputs, key=len),
+            max(self.error, other.error),
         )
 
 
@@ -113,9 +115,13 @@ def play(
     what: PlayedPictures,
     *,
     deltas: bool = True,
+    scale: float | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Played:
-    """Runs a plan. Raises CutsetError, also where a picture has no result."""
+    """Runs a plan; `scale` is that of the thresholds of stages that compute what changed alone, None where none does.
+
+    Raises CutsetError, also where a picture has no result.
+    """
     alone = FIRST_ALONE + what.alone
     count = PlayedPictures.needed(what.alone, what.together) if what.together else alone
     played, reports, gate = Played(), list[Report](), _Gate(what.pictures[:count], alone)
@@ -128,7 +134,7 @@ def play(
         workers.addresses,
         lambda alive, why: plan,
         [gate],
-        Options(deltas=deltas, in_flight=IN_FLIGHT, late=600.0, silence=30.0),
+        Options(deltas=deltas, in_flight=IN_FLIGHT, late=600.0, silence=30.0, delta_scale=scale),
         inputs=PictureInputs([what.codec]),
         paces=links,
         observe=observe,

@@ -27,6 +27,7 @@ from cutset.video.accuracy import CALIBRATED, Accuracy
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import BoxAgreement, Detections, Disagreement
 from cutset.video.delta.calibrator import APART
+from cutset.video.detection.late_boxes import boxes_of
 from cutset.video.network_model import NetworkModel
 from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from cutset.video.delta.delta_stage import DeltaStage
 
 __all__ = [
+    "AUTO",
     "CLOCKS",
     "DRAWINGS",
     "OURS",
@@ -43,15 +45,13 @@ __all__ = [
     "Pixels",
     "Scene",
     "VideoSetting",
-    "detections_of",
     "measure_video",
 ]
 
 CLOCKS: Mapping[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 WARMUP = 2  # pictures that don't count
-OURS = "cutset, delta compute"
+OURS, AUTO = "cutset, delta compute", "cutset, auto"
 TOLERANCE = 1e-4  # of the output's range, within which the quickest runtime is taken for dense pictures of ONNX files
-LEAST = 0.25  # score of detections that are compared
 Pixels = NDArray[np.uint8]
 
 
@@ -128,6 +128,7 @@ class VideoSetting:
     min_agreement: float | None = None  # of detections, in place of the error
     thresholds: float | None = None  # times the usual ones in every picture, without checks
     calibrate: int = 16  # pictures before those that count, from which each layer's share of what is allowed is found
+    auto: bool = False  # dense as well, by the runtime that `auto` takes within TOLERANCE
 
 
 @dataclass
@@ -156,7 +157,7 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
     clock, graph = CLOCKS[setting.clock], model.graph
     runtime = VideoRuntime(setting.threads)
     runtime.begin_thread()
-    detections = detections_of(model)
+    detections = boxes_of(model)
     accuracy = _accuracy(setting, detections)
     nodes, scale = range(len(graph.nodes)), _scale(setting, accuracy)
     word = choose_runtime(model, "auto", TOLERANCE, setting.threads, setting.log) if has_onnx(graph) else ""
@@ -165,6 +166,9 @@ def measure_video(name: str, model: NetworkModel, module: Any, scene: Scene, set
         graph, nodes, model.weights, dense, threads=setting.threads, scale=scale, runtime=word, clock=clock
     )
     opponents = _opponents(module, model, setting)
+    if setting.auto:
+        chosen = word if has_onnx(graph) else choose_runtime(model, "auto", TOLERANCE, setting.threads, setting.log)
+        opponents[AUTO] = _stage_system(model, chosen, setting.threads)
     seconds: dict[str, list[float]] = {OURS: [], **{one: [] for one in opponents}}
     ours = _Ours(boxes=None if detections is None else BoxAgreement())
     before = setting.calibrate * APART if scale and setting.thresholds is None else 0
@@ -251,16 +255,6 @@ def _scale(setting: VideoSetting, accuracy: Accuracy) -> float:
     return setting.thresholds if setting.thresholds is not None else accuracy.delta_scale or 0.0
 
 
-def detections_of(model: NetworkModel) -> Detections | None:
-    """Boxes of a detector's outputs, those of a score of LEAST or more; None for other networks."""
-    from cutset.video.detection import HeadLimits, choose_decoder, facts_of
-    from cutset.video.detection.late_boxes import LateBoxes
-
-    facts = facts_of(model.graph, model.metadata)
-    decoder = choose_decoder(facts, HeadLimits(LEAST), "auto", model.metadata)
-    return None if decoder is None else LateBoxes(decoder)
-
-
 def _dense(
     opponents: Mapping[str, DenseSystem], picture: Pixels, clock: Callable[[], float]
 ) -> tuple[Sequence[NDArray[Any]], dict[str, float]]:
@@ -286,12 +280,16 @@ def _rows(
     rows.append(Row(workload, OURS, "picture, mean with checks", mean, "s"))
     if ours.calibrated:
         rows.append(Row(workload, OURS, "calibration, once", ours.calibrated, "s"))
-    others = {one: sum(values) / count for one, values in seconds.items() if one != OURS}
+    others = {one: sum(values) / count for one, values in seconds.items() if one not in (OURS, AUTO)}
     best = min(others, key=lambda one: others[one])
     for one, other in others.items():
         rows.append(Row(workload, one, "picture, mean with checks", other, "s"))
         rows.append(Row(workload, OURS, f"times as fast as {one}", other / mean, "x"))
     rows.append(Row(workload, OURS, "times as fast as the best", others[best] / mean, "x"))
+    if AUTO in seconds:
+        dense = statistics.fmean(seconds[AUTO])
+        rows.append(Row(workload, AUTO, "picture, mean", dense, "s"))
+        rows.append(Row(workload, AUTO, "times as fast as the best", others[best] / dense, "x"))
     rows.append(Row(workload, OURS, "operations that were done", 100 * statistics.mean(ours.shares), "%"))
     rows.append(Row(workload, OURS, "pictures that were dense", 100 * statistics.mean(ours.dense), "%"))
     rows.append(Row(workload, OURS, "pictures that what is held moved along with", 100 * ours.moved / count, "%"))
@@ -325,7 +323,7 @@ def _opponents(module: Any, model: NetworkModel, setting: VideoSetting) -> dict[
 
 
 def _stage_system(model: NetworkModel, word: str, threads: int) -> DenseSystem:
-    """A runtime that computes all nodes of an ONNX file as one stage."""
+    """A runtime that computes all nodes as one stage."""
     stage = open_stage(model.graph, range(len(model.graph.nodes)), model.weights, word, threads=threads)
 
     def run(picture: Pixels) -> Sequence[NDArray[Any]]:

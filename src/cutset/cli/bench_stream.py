@@ -22,7 +22,8 @@ __all__ = ["DESCRIPTION", "HELP", "configure", "measure", "run"]
 HELP = "a network over emulated machines: bytes at cuts, and plans"
 DESCRIPTION = (
     "bytes: what a picture takes at every cut, as a delta and whole. plans: a coordinator and three workers of speeds "
-    "1/8, 1/4 and 1 over links of 8, 4 and 1 MB/s: every scheduler's plan and all in the cloud, predicted and run. "
+    "1/8, 1/4 and 1 over links of 8, 4 and 1 MB/s: every scheduler's plan, all in the cloud, and what delta compute "
+    "makes of them within --max-error, predicted and run. "
     "Takes every video of a folder at its own size, and made-up pictures where there is none. In a checkout "
     "`python -m benchmarks stream` adds other codings; faults: results against the dense network while plans change "
     "and workers are killed; planning: seconds to plan 200 layers on 16 workers."
@@ -46,6 +47,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="HxW",
         default="320x320",
         help="of pictures for ONNX files that take any (default 320x320)",
+    )
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        default=0.01,
+        metavar="E",
+        help="plans: what delta compute may be off by, a share of the output's largest element (default 0.01)",
     )
     parser.add_argument(
         "--videos", type=Path, default=Path("../shared/data/video"), metavar="DIR", help="default ../shared/data/video"
@@ -81,7 +89,9 @@ def measure(args: argparse.Namespace, parts: Mapping[str, Part], codings: Sequen
     size = parse_size(args.onnx_size)
     if size is None:
         raise RequestError("--onnx-size needs rows and columns, as 320x320")
-    setting = StreamSetting(videos, models, args.quick, log, codings, size)
+    if not 0 < args.max_error < 1:
+        raise RequestError(f"--max-error is a share above 0 and below 1, not {args.max_error:g}")
+    setting = StreamSetting(videos, models, args.quick, log, codings, size, args.max_error)
     rows: list[Row] = []
     try:
         for name in dict.fromkeys(args.part or parts):

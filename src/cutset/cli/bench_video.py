@@ -73,6 +73,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="pictures before, every third of them, to find each layer's share of what may move (default 16, 0: none)",
     )
+    parser.add_argument(
+        "--auto", action="store_true", help="also dense, by the runtime that --runtime auto takes, within 1e-4"
+    )
     parser.add_argument("--system", action="append", metavar="NAME", help="only this opponent; repeatable")
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a machine that others use too"
@@ -103,6 +106,7 @@ def measure(args: argparse.Namespace, others: Mapping[str, MakeSystem]) -> list[
         args.min_agreement,
         args.thresholds,
         args.calibrate,
+        args.auto,
     )
     rows: list[Row] = []
     try:

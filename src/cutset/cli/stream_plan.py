@@ -50,6 +50,7 @@ DESCRIPTION = (
 )
 HEAD = ("", "plan", "picture", "latency, ms", "pictures/s", "layers", "codec", "links", "first, ms", "kB/picture")
 DRAWN = 500  # pictures in a chart
+CHANGED = ("delta_compute", "max_error", "min_agreement")  # settings of stages that may compute what changed alone
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_outputs(parser)
     # The defaults of `cutset stream run`, so that a plan is for what a run does.
-    names = (*NETWORK_SETTINGS, "threads", "link", "mode", "in_flight", "rate", "objective", "pictures_stay")
+    names = (*NETWORK_SETTINGS, "threads", "link", "mode", "in_flight", "rate", "objective", "pictures_stay", *CHANGED)
     add_settings(parser, *names, options=STREAM_OPTIONS)
 
 
@@ -97,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
     wish = _wish(args, settings)
 
     from cutset.partition.profile import read_profile
-    from cutset.video.planning import load_network
+    from cutset.video.planning import load_network, source_price
     from cutset.video.profile.setup import other_inputs, problem_of
 
+    _check_changed(args, settings)
     given = read_profile(args.profile) if args.profile else None
     network = network_from(args, log)
     with Progress() as progress:
@@ -107,8 +109,13 @@ def run(args: argparse.Namespace) -> int:
         profile = given or net.profile(settings.threads, progress=progress)
         profile.check(net.model.graph, net.model.digest, str(args.profile or "the profile"))
         sizes = net.sizes(args.pictures, progress=progress) if args.source else profile.sizes
-    problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish)
+        price = None
+        if settings.delta_compute:
+            price = source_price(net.model, args.source, settings, runtime=net.runtime, progress=progress)
+    problem = problem_of(net.model.graph, net.model.digest, profile, sizes, wish, price)
     print(f"{net.name}, {net.size[0]}x{net.size[1]}; {basis(profile, sizes, wish)}")
+    if settings.delta_compute:
+        print("delta compute: no layer can be computed by positions" if price is None else price.line())
     show(problem, other_inputs(problem, sizes), args, f"cutset stream plan {net.name}", profile.threads, net.runtime)
     return 0
 
@@ -120,6 +127,17 @@ def basis(profile: Profile, sizes: Sizes | None, wish: Wish) -> str:
     threads += f" (`cutset stream run` gives it 1: say --threads {profile.threads} there)" if many else ""
     values = f"sizes: {sizes.items} pictures of {sizes.source}" if sizes else f"{wish.changed:.0%} of values change"
     return f"layers: {profile.cpu}, {threads}; {values}"
+
+
+def _check_changed(args: argparse.Namespace, settings: StreamSettings) -> None:
+    """Raises RequestError for flags of delta compute that say nothing without others, or not enough."""
+    if settings.delta_compute and not args.source:
+        raise RequestError("--delta-compute needs --source: how much changes is measured on its pictures")
+    if settings.max_error is not None and settings.min_agreement is not None:
+        raise RequestError("give either --max-error or --min-agreement, not both")
+    for name in CHANGED[1:]:
+        if getattr(settings, name) is not None and settings.by_hand(name) and not settings.delta_compute:
+            raise RequestError(f"--{name.replace('_', '-')} is for plans with --delta-compute")
 
 
 def _wish(args: argparse.Namespace, settings: StreamSettings) -> Wish:
@@ -253,7 +271,7 @@ def _row(problem: Problem, one: PlanChoice, chosen: PlanChoice) -> tuple[str, ..
     cost = one.cost
     return (
         f"{mark}{one.name}{' (not allowed)' if one.why_not else ''}",
-        stages_text(one.plan, len(problem.graph.nodes)),
+        stages_text(one.plan, len(problem.graph.nodes), problem),
         one.plan.input or "uint8",
         f"{cost.latency * 1e3:,.1f}",
         f"{1 / cost.period:,.2f}" if cost.period else "∞",
@@ -285,18 +303,22 @@ def _document(
         "mode": problem.mode,
         "in_flight": problem.in_flight,
         "chosen": chosen.name,
-        "plans": [_entry(one) for one in choices],
+        "plans": [_entry(problem, one) for one in choices],
         "simulated": {"pictures": len(ran.delivered), "first": ran.first, "latency": ran.latency, "period": ran.period},
     }
 
 
-def _entry(one: PlanChoice) -> dict[str, Any]:
+def _entry(problem: Problem, one: PlanChoice) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": one.name, "why_not": one.why_not}
     if one.plan is None or one.cost is None:
         return entry
     return entry | {
         "picture": one.plan.input or "uint8",
-        "stages": [{"worker": stage.worker, "nodes": list(stage.nodes)} for stage in one.plan.stages],
+        "stages": [
+            {"worker": stage.worker, "nodes": list(stage.nodes)}
+            | ({"delta": True} if problem.partial_stage(stage) else {})
+            for stage in one.plan.stages
+        ],
         "latency": one.cost.latency,
         "period": one.cost.period,
         "first": one.cost.first,

@@ -5,6 +5,9 @@ decoding at the receiver, for each hop of the plan and for the result's way back
 several items on their way, a worker decodes, computes and encodes different items at the same time, so the time
 between items is that of the slowest part (a link, or one of those three), or an item's time over their number
 where that is longer.
+
+Where stages may compute what changed alone, each machine is there in two variants (`Problem.variants`): their layers
+take other seconds, and what they send changes less.
 """
 
 from __future__ import annotations
@@ -17,19 +20,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.partition.memory import stage_memory
+from cutset.partition.memory import held_memory, stage_memory
 from cutset.partition.plan import COORDINATOR, Plan
 from cutset.partition.problem import Problem
 from cutset.partition.traffic import Traffic
 
-__all__ = ["Cost", "CostModel", "Crossings", "Part", "Table", "choose", "per_item", "rank", "why_not"]
+__all__ = ["Cost", "CostModel", "Crossings", "Part", "Table", "choose", "per_item", "rank", "why_not", "work_of"]
 
 Floats = NDArray[np.float64]
 PartKind = Literal["encode", "link", "decode", "compute"]
 
 
 class Table(NamedTuple):
-    """Rows (values, cuts or inputs) × senders × receivers, parties by number; or numbers. Seconds, and bytes."""
+    """Rows (values, cuts or inputs) × senders × receivers; or numbers. Seconds, and bytes.
+
+    0 is the coordinator, variant i of the problem is number i + 1.
+    """
 
     nbytes: Any
     encode: Any
@@ -51,11 +57,23 @@ class Crossings:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.latency, self._bandwidth = problem.ways.latency, problem.ways.bandwidth
-        self._codec = np.array([problem.codec, *(machine.codec for machine in problem.machines)])
-        kinds: dict[Traffic, int] = {}  # values that cost the same have one row
-        self._row = {name: kinds.setdefault(problem.traffic[name], len(kinds)) for name in problem.graph.values}
-        self.values = self._table(kinds)
+        parties = np.array([0, *(worker + 1 for worker, _ in problem.variants)])
+        self.latency, self._bandwidth = (
+            each[np.ix_(parties, parties)] for each in (problem.ways.latency, problem.ways.bandwidth)
+        )
+        self._codec = np.array([problem.codec, *(machine.codec for machine in problem.machines)])[parties]
+        partial = np.array([False, *(how for _, how in problem.variants)])
+        kinds: dict[tuple[Traffic, Traffic], int] = {}  # values that cost the same have one row
+        self._row = {}
+        for name in problem.graph.values:
+            usual = problem.traffic[name]
+            both = usual, problem.partial.get(name, usual) if partial.any() else usual
+            self._row[name] = kinds.setdefault(both, len(kinds))
+        self.values = self._table(usual for usual, _ in kinds)
+        if partial.any():
+            less = self._table(changed for _, changed in kinds)
+            sends = partial[None, :, None]
+            self.values = Table(*(np.where(sends, b, a) for a, b in zip(self.values, less, strict=True)))
         self.inputs = self._table(problem.inputs.values())
 
     def cuts(self, cuts: Sequence[Sequence[str]]) -> tuple[Table, NDArray[np.intp]]:
@@ -66,7 +84,7 @@ class Crossings:
         return self.values.sums(kinds), which.reshape(-1)
 
     def cut(self, names: Sequence[str], sender: int, receiver: int) -> Table:
-        """The same of one cut between two parties: numbers."""
+        """The same of one cut between two of them: numbers."""
         rows = [self._row[name] for name in names]
         return Table(*(part[rows, sender, receiver].sum() for part in self.values))
 
@@ -155,8 +173,8 @@ class CostModel:
         return _parts(self.problem, plan, self.crossings)
 
     def first(self, plan: Plan) -> tuple[Part, ...]:
-        """The same for the first item, when every hop carries keys."""
-        return _parts(self.problem, plan, self._keys)
+        """The same for the first item, when every hop carries keys, and every stage computes all of it."""
+        return _parts(self.problem, plan, self._keys, first=True)
 
     def cost(self, plan: Plan) -> Cost:
         """The cost of a legal plan; see `why_not`."""
@@ -164,24 +182,38 @@ class CostModel:
         return Cost(self.parts(plan), first, _weights(self.problem, plan), self.problem.in_flight)
 
 
-def _parts(problem: Problem, plan: Plan, crossings: Crossings) -> tuple[Part, ...]:
+def work_of(problem: Problem, variant: int) -> tuple[Floats, float]:
+    """Seconds (nodes,) of each layer, and of each element that a stage takes and gives, in a variant of a machine."""
+    worker, partial = problem.variants[variant]
+    machine = problem.machines[worker]
+    if not partial or machine.changed is None:
+        return machine.seconds, 0.0
+    changed = machine.changed.times(machine.changed.mean if problem.objective == "throughput" else 1.0)
+    return changed.seconds, changed.passing
+
+
+def _parts(problem: Problem, plan: Plan, crossings: Crossings, *, first: bool = False) -> tuple[Part, ...]:
     edges = plan.edges(problem.graph)
-    workers = [problem.index(stage.worker) for stage in plan.stages]
-    numbers = [0, *(worker + 1 for worker in workers if worker is not None)]
+    numbers = [0]
+    for stage in plan.stages:
+        if (worker := problem.index(stage.worker)) is not None:
+            numbers.append(problem.variants.index((worker, problem.partial_stage(stage))) + 1)
     way = list(problem.inputs).index(plan.input)
     parts: list[Part] = []
     for k, (sender, receiver) in enumerate(zip(numbers, [*numbers[1:], 0], strict=True)):
         what = Table(*(part[way, 0, receiver] for part in crossings.inputs))
         parts += _hop(problem, crossings, crossings.cut(edges[k], sender, receiver) if k else what, sender, receiver)
         if receiver:
-            machine, nodes = problem.machines[receiver - 1], list(plan.stages[k].nodes)
-            seconds = float(machine.seconds[nodes].sum()) + machine.overhead
+            machine, nodes = problem.machines[problem.variants[receiver - 1][0]], list(plan.stages[k].nodes)
+            layers, passing = (machine.seconds, 0.0) if first else work_of(problem, receiver - 1)
+            passed = sum(problem.elements[name] for hop in edges[k : k + 2] for name in hop) if passing else 0
+            seconds = float(layers[nodes].sum()) + machine.overhead + passing * passed
             parts.append(Part("compute", machine.name, seconds))
     return tuple(parts)
 
 
 def _hop(problem: Problem, crossings: Crossings, what: Table, sender: int, receiver: int) -> tuple[Part, Part, Part]:
-    names = [COORDINATOR, *(machine.name for machine in problem.machines)]
+    names = [COORDINATOR, *(problem.machines[worker].name for worker, _ in problem.variants)]
     here, there = names[sender], names[receiver]
     return (
         Part("encode", here, float(what.encode)),
@@ -225,6 +257,8 @@ def why_not(problem: Problem, plan: Plan) -> str | None:
         memory = problem.machines[worker or 0].memory
         if memory is not None:
             needs = stage_memory(problem.graph, stage.nodes, before.nbytes, after.nbytes, problem.items_held)
+            if problem.partial_stage(stage):
+                needs += held_memory(problem.graph, stage.nodes, before.nbytes)
             if needs > memory:
                 return f"{stage.worker} needs {needs / 1e6:,.0f} MB of memory and may use {memory / 1e6:,.0f}"
     return None

@@ -7,7 +7,7 @@ worker is lost or back, and now and then. The answer is the plan that runs alrea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import RLock
@@ -24,6 +24,8 @@ from cutset.partition.schedulers import PlanScheduler, scheduler
 from cutset.partition.traffic import Traffic
 
 __all__ = ["Computed", "Crossed", "Decision", "LivePlanner", "Policy", "StageReport", "decide", "same"]
+
+CHANGED = ("what changed alone",)  # among what gets another chance, beside the names of workers and numbers of links
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,10 @@ class StageReport(Protocol):
     def layer_seconds(self) -> Sequence[float] | None:
         """Of each node of its stage, where they were timed."""
 
+    @property
+    def shares(self) -> Sequence[float] | None:
+        """Of each node of a stage that computes what changed alone, what share of its output was computed."""
+
 
 class LivePlanner:
     """Plans again and again, for the workers that are there, by what was measured until then. Any thread may call.
@@ -120,6 +126,7 @@ class LivePlanner:
         self._better = 0  # looks in a row in which another plan was worth a switch
         self._why = ""
         self._stale = Stale()
+        self._passed: tuple[Plan, dict[str, float]] | None = None  # elements that each stage takes and gives
         self._lock = RLock()  # reports come from another thread than questions
 
     def layers(self, worker: str, nodes: Sequence[int], seconds: Sequence[float]) -> None:
@@ -148,10 +155,14 @@ class LivePlanner:
         encode: float = 0.0,
         receiver: str = "",
         decode: float = 0.0,
+        partial: bool = False,
     ) -> None:
-        """A value was sent with so many bytes; encoding and decoding took so many seconds, where that is known."""
+        """A value was sent with so many bytes; encoding and decoding took so many seconds, where that is known.
+
+        `partial`: by a stage that computed what changed alone.
+        """
         with self._lock:
-            self.observed.payload(value, kind, nbytes)
+            self.observed.payload(value, kind, nbytes, partial=partial)
             self.observed.codec(sender, value, kind, "encode", encode)
             self.observed.codec(receiver, value, kind, "decode", decode)
 
@@ -160,16 +171,41 @@ class LivePlanner:
         party, stages = report.party, {stage.worker: stage.nodes for stage in plan.stages}
         if party != COORDINATOR and party not in stages:
             return
+        partial, dense = self._partial(party, plan), report.shares is not None and min(report.shares, default=1.0) >= 1
         if nodes := stages.get(party):
-            if report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
+            if partial:
+                seconds = sum(span.end - span.start for span in report.spans if span.kind == "compute")
+                with self._lock:
+                    self.observed.partial(party, nodes, self._passes(plan)[party], seconds, dense=dense)
+            elif report.layer_seconds is not None and len(report.layer_seconds) == len(nodes):
                 self.layers(party, nodes, report.layer_seconds)
             else:
                 self.stage(party, nodes, sum(span.end - span.start for span in report.spans if span.kind == "compute"))
         for one in report.edges:
-            self.payload(one.edge, one.kind, one.nbytes, sender=party, encode=one.encode_seconds)
+            self.payload(
+                one.edge,
+                one.kind,
+                one.nbytes,
+                sender=party,
+                encode=one.encode_seconds,
+                partial=partial and not dense,
+            )
         with self._lock:
             for one in report.received:
                 self.observed.codec(party, one.edge, one.kind, "decode", one.decode_seconds)
+
+    def _partial(self, worker: str, plan: Plan) -> bool:
+        """Whether that worker's stage computes what changed alone."""
+        return any(self.start.partial_stage(stage) for stage in plan.stages if stage.worker == worker)
+
+    def _passes(self, plan: Plan) -> dict[str, float]:
+        """Elements of all values that each worker's stage takes and gives."""
+        if self._passed is None or self._passed[0] is not plan:
+            sizes = self.start.elements
+            hops = [sum(sizes[name] for name in names) for names in plan.edges(self.start.graph)]
+            passed = {stage.worker: float(a + b) for stage, (a, b) in zip(plan.stages, pairwise(hops), strict=True)}
+            self._passed = plan, passed
+        return self._passed[1]
 
     def holds(self, worker: str, weights: Collection[str]) -> None:
         """A worker has these weights: they needn't be sent."""
@@ -186,7 +222,8 @@ class LivePlanner:
         foreseen = self._forecast(self.start.traffic) if self._forecast else None
         with self._lock:
             machines, traffic, hops = self.observed.machines(), self.observed.traffic(foreseen), self.line.hops
-        now = replace(self.start, machines=machines, traffic=traffic, hops=hops)
+            partial = self.observed.partial_traffic()
+        now = replace(self.start, machines=machines, traffic=traffic, partial=partial, hops=hops)
         return now if alive is None else now.among(alive)
 
     def __call__(self, alive: Collection[str], why: str) -> Plan:
@@ -205,14 +242,19 @@ class LivePlanner:
         return self.current
 
     def _forget(self, alive: Collection[str]) -> None:
-        """Workers and links that looked bad and haven't been used since get another chance, ever more seldom."""
+        """Workers, links and delta compute that looked bad and haven't been used since get another chance, ever more
+        seldom."""
         if self.current is None:
             return
         pairs = self._connections(self.current)
-        used = {k for i, j in pairs for k in range(min(i, j), max(i, j))} | {s.worker for s in self.current.stages}
+        used: set[Hashable] = {k for i, j in pairs for k in range(min(i, j), max(i, j))}
+        used |= {stage.worker for stage in self.current.stages}
+        used |= {CHANGED for stage in self.current.stages if self.start.partial_stage(stage)}
         with self._lock:
-            for thing in self._stale.look([*alive, *range(len(self.line.hops))], used):
-                if isinstance(thing, int):
+            for thing in self._stale.look([*alive, *range(len(self.line.hops)), CHANGED], used):
+                if thing is CHANGED:
+                    self.observed.forget_changed()
+                elif isinstance(thing, int):
                     self.line.restore(thing)
                 elif isinstance(thing, str):
                     self.observed.forget(thing)

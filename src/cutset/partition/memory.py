@@ -13,7 +13,16 @@ from cutset.partition.graph import Graph
 from cutset.partition.lattice import Lattice
 from cutset.partition.problem import Problem
 
-__all__ = ["fits", "hop_memory", "is_order", "order_bytes", "pair_bytes", "stage_memory"]
+__all__ = [
+    "fits",
+    "held_bytes",
+    "held_memory",
+    "hop_memory",
+    "is_order",
+    "order_bytes",
+    "pair_bytes",
+    "stage_memory",
+]
 
 WAITING = 2  # items between two threads of a worker, beside those in flight
 MOST_KEPT = 8  # graphs whose table is kept: plans are made several times over
@@ -35,6 +44,27 @@ def stage_memory(graph: Graph, nodes: Collection[int], takes: float, gives: floa
 def hop_memory(takes: Any, gives: Any, in_flight: int) -> Any:
     """Bytes for what waits at a stage and what its codecs hold: of one stage, or of arrays of them."""
     return (max(in_flight, 1) + WAITING) * takes + SENDING * gives
+
+
+def held_memory(graph: Graph, nodes: Collection[int], takes: float) -> float:
+    """Bytes that a stage needs besides if it computes what changed alone, for one source: all that it made of the item
+    before, what it took, and each layer's weights in a form of their own."""
+    return takes + float(_held_by_node(graph)[list(nodes)].sum())
+
+
+def held_bytes(graph: Graph, sets: Lattice) -> NDArray[np.float64]:
+    """(sets, sets): the same of a stage from one set to the other."""
+    held = sets.done @ _held_by_node(graph)
+    found: NDArray[np.float64] = held[None, :] - held[:, None] + sets.nbytes[:, None]
+    return found
+
+
+def _held_by_node(graph: Graph) -> NDArray[np.float64]:
+    own = (
+        sum(value.nbytes for value in node.made) + sum(graph.weights[name].nbytes for name in node.weights)
+        for node in graph.nodes
+    )
+    return np.fromiter(own, np.float64, len(graph.nodes))
 
 
 def is_order(sets: Lattice) -> bool:

@@ -51,7 +51,8 @@ class Observed:
         self._pace = {machine.name: Running() for machine in problem.machines}
         self._codec = {name: Running() for name in (*self._pace, COORDINATOR)}
         self._nodes: dict[str, dict[int, Running]] = {machine.name: {} for machine in problem.machines}
-        self._sizes: dict[tuple[str, str], Running] = {}
+        self._sizes: dict[tuple[str, str, bool], Running] = {}
+        self._changed = Running()  # what changed took on any machine, times what was expected: the scene moves more
         self.holds: dict[str, frozenset[str]] = {}
         self.memory: dict[str, int] = {}  # that workers say they may use, 0 for no limit
 
@@ -70,15 +71,35 @@ class Observed:
             if expected > 0:
                 self._pace[worker].observe(seconds / expected)
 
+    def partial(self, worker: str, nodes: Sequence[int], passed: float, seconds: float, *, dense: bool) -> None:
+        """A worker took so long for a stage that computes what changed alone, and takes and gives so many elements.
+
+        `dense`: it computed all of the item, since that was quicker.
+        """
+        machine = self._expected.get(worker)
+        if machine is None or machine.changed is None or seconds < LEAST_SECONDS:
+            return
+        if dense:
+            self.stage(worker, nodes, seconds)
+        pace = self._pace[worker].value or 1.0
+        expected = pace * (float(machine.changed.seconds[list(nodes)].sum()) + machine.changed.passing * passed)
+        if expected > 0:
+            self._changed.observe(seconds / expected)
+
+    def forget_changed(self) -> None:
+        """Takes what changes for as little as at the start, if it seems more."""
+        if (self._changed.value or 0.0) > 1.0:
+            self._changed = Running()
+
     def forget(self, worker: str) -> None:
         """Takes a worker for as quick as at the start, if it seems slower."""
         if worker in self._pace and (self._pace[worker].value or 0.0) > 1.0:
             self._pace[worker], self._nodes[worker] = Running(), {}
 
-    def payload(self, value: str, kind: str, nbytes: int) -> None:
-        """A value was sent with so many bytes."""
+    def payload(self, value: str, kind: str, nbytes: int, *, partial: bool = False) -> None:
+        """A value was sent with so many bytes; `partial`: by a stage that computed what changed alone."""
         if value in self._problem.traffic and kind in KINDS:
-            self._sizes.setdefault((value, kind), Running()).observe(nbytes)
+            self._sizes.setdefault((value, kind, partial), Running()).observe(nbytes)
 
     def codec(self, worker: str, value: str, kind: str, which: Literal["encode", "decode"], seconds: float) -> None:
         """A party, as plans name it, took so long to encode or decode a value."""
@@ -102,6 +123,9 @@ class Observed:
                 for node, value in timed.items():
                     if value is not None:
                         seconds[node] = value
+            changed, scene = machine.changed, self._changed.value
+            if changed is not None:
+                changed = changed.times((1.0 if pace is None else pace) * (1.0 if scene is None else scene))
             codec = self._codec[machine.name].value
             limits = [limit for limit in (machine.memory, self.memory.get(machine.name)) if limit]
             found.append(
@@ -111,6 +135,7 @@ class Observed:
                     codec=machine.codec if codec is None else codec,
                     memory=min(limits, default=None),
                     holds=self.holds.get(machine.name, machine.holds),
+                    changed=changed,
                 )
             )
         return tuple(found)
@@ -118,25 +143,31 @@ class Observed:
     def traffic(self, base: Mapping[str, Traffic] | None = None) -> dict[str, Traffic]:
         """Sizes as they were seen. Deltas of values that weren't: as in `base`, which is foreseen for the items that
         come now; without it, as at the start, moved as those that were seen did."""
-        foreseen, base = base is not None, self._problem.traffic if base is None else base
+        return self._seen(self._problem.traffic if base is None else base, foreseen=base is not None, partial=False)
+
+    def partial_traffic(self) -> dict[str, Traffic]:
+        """The same of values of stages that compute what changed alone."""
+        return self._seen(self._problem.partial, foreseen=False, partial=True)
+
+    def _seen(self, base: Mapping[str, Traffic], *, foreseen: bool, partial: bool) -> dict[str, Traffic]:
         known = {value: traffic for value, traffic in base.items() if traffic.delta and not foreseen}
         ratios = []
         for value, traffic in known.items():
-            seen = self._size(value, "delta")
+            seen = self._size(value, "delta", partial)
             if seen is not None:
                 ratios.append(seen / _nearest(traffic.delta, seen))
         shift = statistics.median(ratios) if ratios else 1.0
         found = {}
         for value, traffic in base.items():
             most = max(way.nbytes for way in traffic.key)
-            key, delta = self._size(value, "key"), self._size(value, "delta")
+            key, delta = self._size(value, "key", partial), self._size(value, "delta", partial)
             deltas = _moved(traffic.delta, shift, most) if delta is None else _matching(traffic.delta, delta)
             keys = traffic.key if key is None else _matching(traffic.key, key)
             found[value] = replace(traffic, key=keys, delta=deltas)
         return found
 
-    def _size(self, value: str, kind: str) -> float | None:
-        running = self._sizes.get((value, kind))
+    def _size(self, value: str, kind: str, partial: bool) -> float | None:
+        running = self._sizes.get((value, kind, partial))
         return None if running is None else running.value
 
 

@@ -30,6 +30,7 @@ class StagePlan:
     worker: str
     nodes: tuple[int, ...]
     runtime: str = ""  # what computes them there; "": the worker's choice. Whoever runs stages knows which there are
+    dense: bool = False  # computes all of every item, also in a run whose stages may compute what changed alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class _Stage(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     worker: str
     nodes: list[int | list[int]]  # numbers, and [first, last] for ranges
     runtime: Annotated[str, msgspec.Meta(max_length=40)] = ""
+    dense: bool = False
 
 
 class _File(msgspec.Struct, forbid_unknown_fields=True):
@@ -102,7 +104,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
 def write_plan(plan: Plan) -> bytes:
     """A plan as JSON, for a file or a message."""
-    stages = [_Stage(stage.worker, _ranges(stage.nodes), stage.runtime) for stage in plan.stages]
+    stages = [_Stage(stage.worker, _ranges(stage.nodes), stage.runtime, stage.dense) for stage in plan.stages]
     file = _File(FORMAT, plan.graph, stages, plan.input or ORDINARY, plan.scheduler)
     return msgspec.json.format(msgspec.json.encode(file), indent=1)
 
@@ -114,7 +116,7 @@ def read_plan(source: Path | bytes) -> Plan:
     json.loads(data, object_pairs_hook=_once)
     if file.format != FORMAT:
         raise ConfigError(f"this is not a plan: its format is not {FORMAT}")
-    stages = tuple(StagePlan(stage.worker, _numbers(stage.nodes), stage.runtime) for stage in file.stages)
+    stages = tuple(StagePlan(one.worker, _numbers(one.nodes), one.runtime, one.dense) for one in file.stages)
     return Plan(file.graph, stages, "" if file.input == ORDINARY else file.input, file.scheduler)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Literal
@@ -16,11 +16,36 @@ from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop, path
 from cutset.partition.mesh import Mesh, line
+from cutset.partition.node import ITEM_BYTES
+from cutset.partition.plan import StagePlan
 from cutset.partition.traffic import Mode, Traffic
 
-__all__ = ["Machine", "Objective", "Problem", "scaled"]
+__all__ = ["ChangedWork", "Machine", "Objective", "Problem", "scaled"]
 
 Objective = Literal["latency", "throughput"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChangedWork:
+    """What a machine takes for stages that compute what changed alone (delta compute). Seconds."""
+
+    seconds: NDArray[np.float64]  # (nodes,) of each layer, for a typical item
+    passing: float = 0.0  # of each element of the values that a stage takes and gives: compared, and copied
+    mean: float = 1.0  # all items together take so many times what as many typical ones would
+
+    def check(self, nodes: int, name: str) -> None:
+        """Raises ConfigError for what can't be."""
+        if self.seconds.shape != (nodes,):
+            raise ConfigError(
+                f"{name} has times of what changed for {self.seconds.size} layers, the graph has {nodes}; they are of "
+                "another model"
+            )
+        if not all(math.isfinite(t) and t >= 0 for t in (*self.seconds, self.passing, self.mean)):
+            raise ConfigError(f"{name}: times of what changed must be finite and not below 0")
+
+    def times(self, factor: float) -> ChangedWork:
+        """The same work where all of it takes that many times as long."""
+        return replace(self, seconds=self.seconds * factor, passing=self.passing * factor)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +58,7 @@ class Machine:
     codec: float = 1.0  # encoding and decoding take so many times what `Traffic` says
     overhead: float = 0.0  # of an item that passes this machine, beside its layers and payloads
     holds: frozenset[str] | None = None  # weights that needn't be sent to it; None: all of them
+    changed: ChangedWork | None = None  # None: its stages compute all of every item
 
     def check(self, nodes: int) -> None:
         """Raises ConfigError for what no machine can be."""
@@ -46,6 +72,8 @@ class Machine:
             raise ConfigError(f"{self.name}: times must be finite and not below 0")
         if self.memory is not None and self.memory <= 0:
             raise ConfigError(f"{self.name}: its memory must be above 0 bytes, not {self.memory}")
+        if self.changed is not None:
+            self.changed.check(nodes, self.name)
 
 
 def scaled(machine: Machine, speed: float) -> Machine:
@@ -53,7 +81,11 @@ def scaled(machine: Machine, speed: float) -> Machine:
     if not 0 < speed < math.inf:
         raise ConfigError(f"{machine.name}: a speed must be above 0, as 0.125 for an eighth, not {speed:g}")
     return replace(
-        machine, seconds=machine.seconds / speed, codec=machine.codec / speed, overhead=machine.overhead / speed
+        machine,
+        seconds=machine.seconds / speed,
+        codec=machine.codec / speed,
+        overhead=machine.overhead / speed,
+        changed=None if machine.changed is None else machine.changed.times(1 / speed),
     )
 
 
@@ -83,6 +115,9 @@ class Problem:
     held: int | None = None  # items for which workers have memory; None: those in flight
     codec: float = 1.0  # of the coordinator, as a machine's
     slack: float = 0.0  # throughput: times between items that differ by this share count as equal
+    # Of values that a stage made or passes on that computes what changed alone: less of them changes then. What is
+    # missing is as in `traffic`.
+    partial: Mapping[str, Traffic] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [machine.name for machine in self.machines]
@@ -122,6 +157,35 @@ class Problem:
     def ways(self) -> Mesh:
         """The connections of all parties."""
         return self.mesh if self.mesh is not None else line(self.hops)
+
+    @cached_property
+    def elements(self) -> dict[str, int]:
+        """How many numbers each value of the graph has."""
+        return {value.name: value.nbytes // ITEM_BYTES[value.dtype] for value in self.graph.values.values()}
+
+    @cached_property
+    def variants(self) -> tuple[tuple[int, bool], ...]:
+        """Who may compute a stage and how: the number of a machine, and whether it computes what changed alone.
+
+        In the order of the line; a machine that can do either is there twice, dense first.
+        """
+        ways = ((i, machine.changed is not None) for i, machine in enumerate(self.machines))
+        return tuple((i, partial) for i, both in ways for partial in ((False, True) if both else (False,)))
+
+    def partial_stage(self, stage: StagePlan) -> bool:
+        """Whether a stage computes what changed alone."""
+        worker = self.index(stage.worker)
+        return worker is not None and self.machines[worker].changed is not None and not stage.dense
+
+    def stage(self, variant: int, nodes: tuple[int, ...]) -> StagePlan:
+        """These nodes on a machine, computed as that variant says."""
+        worker, partial = self.variants[variant]
+        machine = self.machines[worker]
+        return StagePlan(machine.name, nodes, dense=machine.changed is not None and not partial)
+
+    def all_dense(self) -> Problem:
+        """The problem in which every stage computes all of every item."""
+        return replace(self, machines=tuple(replace(machine, changed=None) for machine in self.machines), partial={})
 
     def index(self, worker: str) -> int | None:
         """The number of a worker, or None."""

@@ -2,7 +2,8 @@
 
 A plan is a path: at a cut from one worker to a later one, then at that worker from this cut to a later one, and so on.
 Workers are taken in the order of the line. For each, `arrive` is the least time after which the values of a cut are
-there, and `leave` the least after which the nodes before a cut are done, the last of them there.
+there, and `leave` the least after which the nodes before a cut are done, the last of them there. A machine that may
+compute what changed alone counts as two workers side by side, between which nothing goes.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from cutset.partition.cost import CostModel
+from cutset.partition.cost import CostModel, work_of
 from cutset.partition.lattice import Lattice
-from cutset.partition.memory import pair_bytes
+from cutset.partition.memory import held_bytes, pair_bytes
 from cutset.partition.plan import Plan, StagePlan
 
 __all__ = ["Found", "Search", "StepSearch"]
@@ -39,11 +40,19 @@ class Search:
     def __init__(self, model: CostModel, sets: Lattice) -> None:
         problem, crossings = model.problem, model.crossings
         self.problem, self.sets = problem, sets
-        # One column for each worker: seconds of all nodes in a set.
-        self._work = sets.done @ np.stack([machine.seconds for machine in problem.machines]).T
-        self._overhead = np.array([machine.overhead for machine in problem.machines])
+        self._workers = np.array([worker for worker, _ in problem.variants])  # the machine of each column
+        works = [work_of(problem, variant) for variant in range(len(problem.variants))]
+        # One column for each variant of a worker: seconds of all nodes in a set, and of the values that cross there.
+        self._work = sets.done @ np.stack([seconds for seconds, _ in works]).T
+        passing = np.array([each for _, each in works])
+        self._ends = np.zeros((len(sets.values), len(works)))
+        if passing.any():
+            crossing = [sum(problem.elements[name] for name in names) for names in sets.values]
+            self._ends += np.array(crossing, float)[:, None] * passing
+        self._overhead = np.array([problem.machines[worker].overhead for worker in self._workers])
         cuts, self._kind = crossings.cuts(sets.values)
         self._hop = cuts.seconds + crossings.latency  # (kinds of cuts, senders, receivers)
+        self._hop[:, 1:, 1:] += np.where(self._workers[:, None] == self._workers[None, :], math.inf, 0.0)
         self._worst = np.maximum(np.maximum(cuts.encode, cuts.wire), cuts.decode)
         inputs = crossings.inputs
         self._start = (inputs.seconds + crossings.latency)[:, 0, 1:]
@@ -51,7 +60,7 @@ class Search:
         shut = problem.private | problem.uncut  # where no worker goes on from another one
         self._shut = np.array([bool(shut.intersection(values)) for values in sets.values])
         if problem.private.intersection(sets.values[0]):
-            self._start[:, 1:] = math.inf
+            self._start[:, self._workers > 0] = math.inf
         self._needs: Floats | None = None
         self._prepare()
 
@@ -60,6 +69,7 @@ class Search:
         self._legal = self.sets.after()
         if any(machine.memory is not None for machine in self.problem.machines):
             self._needs = pair_bytes(self.problem, self.sets)
+            self._held = held_bytes(self.problem.graph, self.sets)
 
     def run(self, limit: float = math.inf) -> Found | None:
         """The plan of least latency in which no part takes more than `limit` seconds; None if there is none."""
@@ -91,7 +101,7 @@ class Search:
         while worker >= 0:
             begin = int(stage_from[at, worker])
             nodes = np.flatnonzero(self.sets.done[at] & ~self.sets.done[begin])
-            stages.append(StagePlan(self.problem.machines[worker].name, tuple(int(i) for i in nodes)))
+            stages.append(self.problem.stage(worker, tuple(int(i) for i in nodes)))
             first, at, worker = worker, begin, int(came_from[begin, worker])
         chosen = list(self.problem.inputs)[way[first]]
         return Found(latency, Plan(self.problem.digest, tuple(reversed(stages)), chosen))
@@ -102,11 +112,14 @@ class Search:
         begins = np.flatnonzero(np.isfinite(arrive))
         if not begins.size:
             return np.full(len(work), math.inf), np.zeros(len(work), np.int64)
-        takes = work[None, :] - work[begins, None] + overhead
+        ends = self._ends[:, w]
+        takes = work[None, :] - work[begins, None] + overhead + ends[begins, None] + ends[None, :]
         good = self._legal[begins] & (takes <= limit)
-        memory = self.problem.machines[w].memory
+        worker, partial = self.problem.variants[w]
+        memory = self.problem.machines[worker].memory
         if self._needs is not None and memory is not None:
-            good &= self._needs[begins] <= memory
+            held = self._held[begins] if partial else 0.0
+            good &= self._needs[begins] + held <= memory
         done = np.where(good, arrive[begins, None] + takes, math.inf)
         best = np.argmin(done, axis=0)
         return done[best, np.arange(len(work))], begins[best]
@@ -133,9 +146,9 @@ class StepSearch(Search):
     def _stage(self, w: int, arrive: Floats, limit: float) -> tuple[Floats, NDArray[np.int64]]:
         if not math.isinf(limit):
             raise ValueError("a search without pairs knows no limits")
-        work = self._work[:, w]
+        work, ends = self._work[:, w], self._ends[:, w]
         begin = np.arange(len(work))  # the best place to begin, of the set itself and all that it has
-        least = arrive - work
+        least = arrive - work + ends
         inner = np.full(len(work), math.inf)  # the same without the set itself: a stage has at least one node
         inner_begin = np.zeros(len(work), np.int64)
         for first, last, reached, starts in self._levels:
@@ -147,4 +160,4 @@ class StepSearch(Search):
             inner[reached], inner_begin[reached] = lowest, begin[self._before[first:last][at]]
             better = lowest < least[reached]
             least[reached[better]], begin[reached[better]] = lowest[better], inner_begin[reached[better]]
-        return inner + work + self._overhead[w], inner_begin
+        return inner + work + ends + self._overhead[w], inner_begin

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-__all__ = ["LayerTimes", "Run", "measure_layers", "quickest"]
+__all__ = ["PAUSE", "LayerTimes", "Run", "in_turns", "measure_layers", "quickest"]
 
 ROUNDS = 7
 BUDGET = 20.0  # seconds; a network that takes longer is measured at least twice
 WARM = 1
 PAUSE = 0.05  # seconds before each run: a stage waits between items, and works slower for a while then
+FEW_TURNS, MOST_TURNS = 3, 15  # of each of several runs: of all, and of those that are close
+FAR, CLOSE = 4.0, 1.2  # times the quickest: what is slower has no further turn; what is quicker isn't decided yet
+TURNS_BUDGET = 6.0  # seconds, after which those that are close are as good as each other
 
 Run = Callable[[Callable[[float], None] | None], object]  # all layers once; the callback gets each one's seconds
 
@@ -61,6 +65,27 @@ def measure_layers(
         total / whole - 1 if whole > 0 else 0.0,
         len(alone),
     )
+
+
+def in_turns(runs: Mapping[str, Run], timed: Callable[[Run], float] | None = None) -> dict[str, float]:
+    """Seconds of the quickest turn of each, which come round after round: what disturbs the machine for a while falls
+    on all of them. All warm up alike; those that are close to the quickest go on until one is clearly quicker.
+
+    `timed` gives the seconds of a run.
+    """
+    timed = timed or _timed
+    least = dict.fromkeys(runs, math.inf)
+    for run in runs.values():
+        run(None)
+    start = time.perf_counter()
+    for turn in range(MOST_TURNS):
+        most = min(least.values(), default=0.0) * (FAR if turn < FEW_TURNS else CLOSE)
+        going = [name for name, seconds in least.items() if seconds <= most]
+        if turn >= FEW_TURNS and (len(going) < 2 or time.perf_counter() - start > TURNS_BUDGET):
+            break
+        for name in going:
+            least[name] = min(least[name], timed(runs[name]))
+    return least
 
 
 def quickest(run: Run, runs: int = 2) -> float:

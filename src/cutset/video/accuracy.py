@@ -16,14 +16,16 @@ from cutset.cluster.messages import Report
 from cutset.cluster.values import Array
 from cutset.codec import Budget
 from cutset.errors import ConfigError
+from cutset.partition.plan import Plan
 from cutset.video.check import difference
 from cutset.video.delta.box_agreement import Disagreement
 from cutset.video.delta.calibrator import Calibrator
 from cutset.video.network_model import NetworkModel
 from cutset.video.result import Result
 
-__all__ = ["CALIBRATED", "Accuracy"]
+__all__ = ["AIM", "CALIBRATED", "DELTA_ERROR", "MOST_SCALE", "Accuracy", "first_scale"]
 
+DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 DOWN = 0.8  # at least this step when the error is too large
 UP = 1.25
 STEADY = 4  # checks within the limit, after which they become rarer
@@ -42,6 +44,11 @@ CALIBRATED = (
 SETTLED = 4  # pictures after a dense one, until one is checked
 CHANGES = 256  # between dense pictures and others, of which it is known where they were
 TINY = 2.0**-10  # of the thresholds: if that is too much, it isn't they
+
+
+def first_scale(limit: float, *, boxes: bool) -> float:
+    """What delta compute's thresholds are multiplied with at first, of a limit of the output's error or of `boxes`."""
+    return (FIRST_OF_BOXES if boxes else FIRST_SCALE) if limit else 0.0
 
 
 class Accuracy:
@@ -78,14 +85,15 @@ class Accuracy:
         self._most = replace(budget, threshold=limit) if self._searches else budget
         self._levels = levels
         self._half = self._most.half and (limit > 0 or incremental)
-        first = FIRST_SCALE if disagreement is None else FIRST_OF_BOXES
-        self._scale = (first if incremental else 1.0) if limit else 0.0
+        first = first_scale(limit, boxes=disagreement is not None)
+        self._scale = first if incremental or not limit else 1.0
         # What computes pictures that are checked, in place of the model itself.
         self.dense: Callable[[Array], Mapping[str, Array]] | None = None
         self.calibrator: Calibrator | None = None  # that finds thresholds by layer, from the first pictures
         self.factors: Mapping[str, float] | None = None  # what it found, from now on
         # By source and party: from which picture on it computed them whole, and from which on not, the last of them.
         self._whole: dict[tuple[int, str], deque[tuple[int, bool]]] = {}
+        self._dense_plan = False  # no stage of the plan leaves anything out
         self._errors: list[float] = []  # by this scale
         self._ceiling = MOST_SCALE
         self.checked = self.above = self.spared = 0
@@ -131,7 +139,7 @@ class Accuracy:
 
     def _calibrated(self, result: Result) -> bool:
         """Shows the calibrator a result; True where it has found something."""
-        if self.calibrator is None:
+        if self.calibrator is None or self._dense_plan:
             return False
         self.calibrator.took(result, self._scale)
         if (found := self.calibrator.found()) is None:
@@ -157,12 +165,29 @@ class Accuracy:
         self._next = max(self._next, picture + SETTLED)
         self.spared += 1
 
-    def heard(self, report: Report) -> None:
-        """Takes what a party says of a picture; any thread."""
-        if report.shares is None:
+    def begin(self, scale: float) -> None:
+        """Delta compute's thresholds times this are within the limit for the first pictures, as far as they show."""
+        if self._incremental and self.limit:
+            self._scale = min(scale, MOST_SCALE)
+
+    def heard(self, report: Report, plan: Plan | None = None) -> None:
+        """Takes what a party says of a picture under that plan; any thread."""
+        if report.shares is not None:
+            self._note(report, report.party, min(report.shares, default=1.0) >= 1)
+        if plan is None:
             return
-        changes = self._whole.setdefault((report.source, report.party), deque(maxlen=CHANGES))
-        whole = min(report.shares, default=1.0) >= 1
+        self._dense_plan = all(stage.dense for stage in plan.stages)
+        for stage in plan.stages:
+            if stage.dense:
+                self._note(report, stage.worker, True)
+        for source, party in list(self._whole):  # those of earlier plans leave nothing out from now on
+            if source == report.source and party not in {stage.worker for stage in plan.stages}:
+                self._note(report, party, True)
+
+    def _note(self, report: Report, party: str, whole: bool) -> None:
+        changes = self._whole.setdefault((report.source, party), deque(maxlen=CHANGES))
+        if changes and changes[-1] == (report.number, not whole):
+            changes.pop()
         if not changes or (changes[-1][1] != whole and changes[-1][0] < report.number):
             changes.append((report.number, whole))
 

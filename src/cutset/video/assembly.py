@@ -31,13 +31,13 @@ from cutset.link.rendezvous import Rendezvous
 from cutset.partition.hop import DIRECT, Hop, connections, parse_hops
 from cutset.partition.node import ITEM_BYTES
 from cutset.partition.plan import COORDINATOR, Plan, read_plan
-from cutset.video.accuracy import CALIBRATED, Accuracy
+from cutset.video.accuracy import CALIBRATED, DELTA_ERROR, Accuracy
 from cutset.video.delta.box_agreement import Detections, Disagreement
 from cutset.video.delta.calibrator import Calibrator
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import open_file, open_network, own_size, profile_name
 from cutset.video.picture_inputs import PictureInputs
-from cutset.video.planning import check_promise, measured_planner, source_sizes
+from cutset.video.planning import check_promise, measured_planner, source_price, source_sizes
 from cutset.video.profile.setup import Progress, Wish, no_progress
 from cutset.video.runtimes.choose import choose_runtime, stamped, whole_network
 from cutset.video.sources import Source, Tolerance, VideoCodec, open_source
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Addresses", "Assembly", "Given", "assemble", "open_sources"]
 
-DELTA_ERROR = 0.01  # of the output's largest element, where delta compute is asked for without a limit
 STARTING = 30.0  # seconds that workers on a busy machine may take to start, and others to dial in
 
 
@@ -192,7 +191,12 @@ def assemble(
                 log(f"the plan gives nothing to do to {', '.join(name for name in names if name in idle)}")
         if measures:
             source = sources[0] if isinstance(sources[0], str | Path) else read[0]
-            live = getattr(read[0], "live", False)
+            live, price = getattr(read[0], "live", False), None
+            if accuracy is not None and settings.delta_compute and not live:
+                price = source_price(exported, source, settings, runtime=runtime, progress=progress)
+            if accuracy is not None and price is not None:
+                accuracy.begin(price.scale)
+                found.options = replace(found.options, delta_scale=accuracy.delta_scale)
             found.advisor = measured_planner(
                 label,
                 exported,
@@ -201,6 +205,7 @@ def assemble(
                 None if live else source_sizes(exported, source, progress),
                 packets=None not in found.codecs,
                 runtime=runtime,
+                price=price,
                 log=log,
                 progress=progress,
             )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cutset.cluster.coordinator.advisor import Advisor
+from cutset.cluster.values import Array
 from cutset.config import StreamSettings
 from cutset.errors import ConfigError
 from cutset.partition.choices import best, compare, explain, stages_text
@@ -20,8 +21,11 @@ from cutset.partition.live_planner import LivePlanner
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 from cutset.partition.profile import Profile, Sizes, read_profile
+from cutset.video.accuracy import DELTA_ERROR
+from cutset.video.delta.pricing import DeltaPrice
 from cutset.video.network_model import NetworkModel
 from cutset.video.networks import open_file, open_network, own_size, profile_name
+from cutset.video.profile.delta_price import MOST_PICTURES, price_delta
 from cutset.video.profile.setup import (
     WORDS,
     Progress,
@@ -44,6 +48,7 @@ __all__ = [
     "load_network",
     "measured_planner",
     "profile_name",
+    "source_price",
     "source_sizes",
 ]
 
@@ -118,13 +123,15 @@ def measured_planner(
     *,
     packets: bool,
     runtime: str = "",
+    price: DeltaPrice | None = None,
     log: Callable[[str], None],
     progress: Progress,
 ) -> Advisor:
     """Measures this machine, says what the schedulers' plans would cost, and makes plans from then on.
 
     `name` is the network's in a profile; `sizes` are those of a source's pictures, None where nothing was measured.
-    `packets`: every source has packets that can be forwarded. Raises CutsetError.
+    `packets`: every source has packets that can be forwarded. With a `price`, plans say which stages compute what
+    changed alone. Raises CutsetError.
     """
     given = [read_profile(path) for path in settings.profile]
     if len(given) not in (0, 1, len(wish.names)):
@@ -142,12 +149,14 @@ def measured_planner(
         progress=progress,
         runtime=runtime,
     )
-    problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given))
+    problem = problem_of(model.graph, model.digest, measured, sizes, replace(wish, profiles=given), price)
     if not packets:
         problem = replace(problem, inputs={name: one for name, one in problem.inputs.items() if name != "packets"})
     who = "optimal" if settings.scheduler == "auto" else settings.scheduler
     forecast = _forecast(settings.sparsity, model, log) if settings.sparsity else None
     planner = LivePlanner(problem, who, forecast=forecast.traffic if forecast is not None else None)
+    if price is not None:
+        log(price.line())
     for line in _alternatives(problem, who):
         log(line)
     return Advisor(planner, settings.look, log, forecast)
@@ -164,13 +173,46 @@ def source_sizes(model: NetworkModel, source: Any, progress: Progress) -> Sizes 
         return measure_pictures(
             model.graph, model.tensors, str(source), size=(height, width), count=SIZED, progress=progress
         )
-    if not isinstance(source, list | tuple) or model.input.dtype != "uint8" or shape[:2] != (1, 3):
+    arrays = _listed(model, source, MOST_SIZED)
+    if len(arrays) < 2:
         return None
-    arrays = [np.asarray(getattr(one, "pixels", one)) for one in source[:MOST_SIZED]]
-    if len(arrays) < 2 or any(one.dtype != np.uint8 or one.size != math.prod(shape) for one in arrays):
-        return None
-    pictures = [Picture(i, one.reshape(shape), float(i)) for i, one in enumerate(arrays)]
+    pictures = [Picture(i, one, float(i)) for i, one in enumerate(arrays)]
     return sizes_of(model.graph, model.tensors, pictures, None, "pictures", count=SIZED, progress=progress)
+
+
+def _listed(model: NetworkModel, source: Any, most: int) -> list[Array]:
+    """The first uint8 pictures of a list; none of anything else."""
+    shape = model.input.shape
+    if not isinstance(source, list | tuple) or model.input.dtype != "uint8" or shape[:2] != (1, 3):
+        return []
+    arrays = [np.asarray(getattr(one, "pixels", one)) for one in source[:most]]
+    if any(one.dtype != np.uint8 or one.size != math.prod(shape) for one in arrays):
+        return []
+    return [one.reshape(shape) for one in arrays]
+
+
+def source_price(
+    model: NetworkModel, source: Any, settings: StreamSettings, *, runtime: str, progress: Progress = no_progress
+) -> DeltaPrice | None:
+    """What delta compute would cost for the first pictures of a source (see `source_sizes`) and the error that the
+    settings allow. None where that can't be said: stages decide for themselves then."""
+    if isinstance(source, str | Path):
+        height, width = model.input.shape[-2:]
+        with open_source(str(source), limit=MOST_PICTURES, size=(height, width)) as opened:
+            pictures = [np.array(one.pixels) for one in opened]
+    else:
+        pictures = _listed(model, source, MOST_PICTURES)
+    boxes = settings.min_agreement is not None
+    limit = DELTA_ERROR if settings.max_error is None else settings.max_error
+    return price_delta(
+        model,
+        pictures,
+        limit if settings.min_agreement is None else 1 - settings.min_agreement,
+        boxes=boxes,
+        threads=settings.threads,
+        runtime=runtime,
+        progress=progress,
+    )
 
 
 def check_promise(settings: StreamSettings, plan: Plan | None, planner: LivePlanner | None) -> None:
@@ -203,7 +245,7 @@ def _alternatives(problem: Problem, name: str) -> list[str]:
         if one.cost is not None and one.plan is not None:
             cost = f"{one.cost.latency * 1e3:.1f} ms, {1 / one.cost.period:.2f} pictures/s at most"
             refused = f" ({one.why_not})" if one.why_not else ""
-            found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes))}{refused}")
+            found.append(f"{one.name}: {cost}: {stages_text(one.plan, len(problem.graph.nodes), problem)}{refused}")
         else:
             found.append(f"{one.name}: {one.why_not}")
     found += explain(problem, best(problem, choices), choices, WORDS).splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from cutset.cluster.codecs import Receiver, Sender
@@ -194,7 +194,8 @@ class Switch:
         links: Links,
     ) -> None:
         route = self.route
-        text = write_plan(route.plan)
+        # How a stage computes its worker is told by its delta scale; earlier ones don't know the plan's word for it.
+        text = write_plan(replace(route.plan, stages=tuple(replace(one, dense=False) for one in route.plan.stages)))
         for i, (stage, remote) in enumerate(zip(route.plan.stages, route.remotes, strict=True)):
             after = route.remotes[i + 1] if i + 1 < len(route.remotes) else None
             before = route.remotes[i - 1].key if i else None
@@ -220,7 +221,7 @@ class Switch:
                     pace=paces.get((remote.name, to)) if after is not None else None,
                     back=paces.get((remote.name, COORDINATOR)),
                     inputs=route.settings if i == 0 else b"",
-                    delta_scale=options.delta_scale,
+                    delta_scale=None if stage.dense else options.delta_scale,
                     direct=route.direct,
                     delta_factors=dict(options.delta_factors),
                 )

@@ -278,7 +278,8 @@ class Pipeline:
 
     def _compute_one(self, item: PipelineItem, speed: Speed) -> bool:
         start, report = time.monotonic(), item.report
-        with speed.work(item.run.number):  # layers cost the same whatever the item
+        # Layers cost the same whatever the item, unless what changed alone is computed.
+        with speed.work(item.run.number if item.run.incremental is None else None):
             item.values, seconds = item.run.compute(report.source, item.values, item.changed)
         if item.run.incremental is not None:
             report.shares = item.run.incremental.shares

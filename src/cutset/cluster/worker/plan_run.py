@@ -16,7 +16,7 @@ from cutset.codec import Budget
 from cutset.codec.changed import Changed
 from cutset.errors import ConfigError
 from cutset.partition.graph import Graph
-from cutset.partition.memory import stage_memory
+from cutset.partition.memory import held_memory, stage_memory
 from cutset.partition.plan import Plan
 
 __all__ = ["PlanRun", "memory_of", "place_of"]
@@ -28,8 +28,8 @@ def memory_of(graph: Graph, plan: Plan, name: str, in_flight: int, *, incrementa
     at, hops = place_of(plan, name), plan.edges(graph)
     takes, gives = (sum(graph.values[value].nbytes for value in hops[i]) for i in (at, at + 1))
     nodes = plan.stages[at].nodes
-    held = sum(value.nbytes for i in nodes for value in graph.nodes[i].made) + takes + graph.weight_bytes(nodes)
-    return stage_memory(graph, nodes, takes, gives, in_flight) + (held if incremental else 0)
+    needs = stage_memory(graph, nodes, takes, gives, in_flight)
+    return needs + held_memory(graph, nodes, takes) if incremental else needs
 
 
 def place_of(plan: Plan, name: str) -> int:

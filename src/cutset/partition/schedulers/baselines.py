@@ -1,4 +1,8 @@
-"""Simple schedulers, to compare `optimal` with: all on one machine, load balance, and a search from there."""
+"""Simple schedulers, to compare `optimal` with: all on one machine, load balance, and a search from there.
+
+They decide by what layers take when all of an item is computed; what their stages do where only what changed may be is
+decided in the end, stage by stage.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import numpy as np
 from cutset.partition.cost import CostModel, choose, rank, why_not
 from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
-from cutset.partition.schedulers.plan_scheduler import allowed, cut_at, none_fits, plain_input, single
+from cutset.partition.schedulers.plan_scheduler import allowed, cut_at, none_fits, plain_input, settled, single
 
 __all__ = ["Balance", "BestSide", "Neighbourhood", "Side", "balanced_cuts"]
 
@@ -23,7 +27,8 @@ class Side:
     def plan(self, problem: Problem, model: CostModel | None = None) -> Plan:
         """Raises ConfigError where that worker hasn't the memory, or private values may not go there."""
         worker = range(len(problem.machines))[self._worker]
-        return allowed(problem, single(problem, worker, plain_input(problem), self.name))
+        plan = single(problem, worker, plain_input(problem), self.name)
+        return allowed(problem, settled(problem, plan, model))
 
 
 class BestSide:
@@ -35,8 +40,8 @@ class BestSide:
         """Raises ConfigError where no worker can do all of it."""
         model = model or CostModel(problem)
         plans = [
-            single(problem, worker, given, self.name)
-            for worker in range(len(problem.machines))
+            single(problem, worker, given, self.name, partial=partial)
+            for worker, partial in problem.variants
             for given in problem.inputs
         ]
         legal = [plan for plan in plans if why_not(problem, plan) is None]
@@ -56,7 +61,7 @@ class Balance:
 
     def plan(self, problem: Problem, model: CostModel | None = None) -> Plan:
         """Raises ConfigError where the balanced plan isn't allowed: it looks at no limit."""
-        return allowed(problem, cut_at(problem, balanced_cuts(problem), self.name))
+        return allowed(problem, settled(problem, cut_at(problem, balanced_cuts(problem), self.name), model))
 
 
 def balanced_cuts(problem: Problem) -> list[int]:
@@ -97,7 +102,7 @@ class Neighbourhood:
                     break
             else:
                 break
-        return allowed(problem, self._plan(problem, cuts))
+        return allowed(problem, settled(problem, self._plan(problem, cuts), model))
 
     def _plan(self, problem: Problem, cuts: list[int]) -> Plan:
         return cut_at(problem, cuts, self.name)

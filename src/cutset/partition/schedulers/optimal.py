@@ -60,7 +60,7 @@ def candidates(problem: Problem) -> Lattice:
     chain = len(problem.graph.nodes) + 1
     if len(sets.values) <= chain:
         return sets
-    most = MOST_WITH_MEMORY if limited else min(MOST_SETS, math.isqrt(MOST_STAGES // len(problem.machines)))
+    most = MOST_WITH_MEMORY if limited else min(MOST_SETS, math.isqrt(MOST_STAGES // len(problem.variants)))
     if len(sets.values) <= most:
         return sets
     size = sets.done.sum(1)

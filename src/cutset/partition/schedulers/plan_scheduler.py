@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Protocol
 
 from cutset.errors import ConfigError
-from cutset.partition.cost import CostModel, why_not
-from cutset.partition.plan import Plan, StagePlan
+from cutset.partition.cost import CostModel, rank, why_not
+from cutset.partition.plan import Plan
 from cutset.partition.problem import Problem
 
-__all__ = ["PlanScheduler", "allowed", "cut_at", "none_fits", "plain_input", "signed", "single"]
+__all__ = ["PlanScheduler", "allowed", "cut_at", "none_fits", "plain_input", "settled", "signed", "single"]
 
 
 class PlanScheduler(Protocol):
@@ -42,20 +43,36 @@ def plain_input(problem: Problem) -> str:
     return "" if "" in problem.inputs else next(iter(problem.inputs))
 
 
-def single(problem: Problem, worker: int, given: str, name: str) -> Plan:
-    """All layers on one worker, which is given the input in that encoding."""
-    stage = StagePlan(problem.machines[worker].name, tuple(range(len(problem.graph.nodes))))
+def single(problem: Problem, worker: int, given: str, name: str, *, partial: bool = False) -> Plan:
+    """All layers on one worker, given the input in that encoding; `partial`: which computes what changed alone."""
+    stage = problem.stage(problem.variants.index((worker, partial)), tuple(range(len(problem.graph.nodes))))
     return Plan(problem.digest, (stage,), given, name)
 
 
 def cut_at(problem: Problem, cuts: list[int], name: str) -> Plan:
-    """Worker i runs the nodes from cuts[i] to cuts[i + 1] of the order; those without any are left out."""
+    """Worker i runs the nodes from cuts[i] to cuts[i + 1] of the order, all of every item; those without any are left
+    out."""
     stages = [
-        StagePlan(machine.name, tuple(range(first, last)))
-        for machine, first, last in zip(problem.machines, cuts, cuts[1:], strict=False)
+        problem.stage(problem.variants.index((worker, False)), tuple(range(first, last)))
+        for worker, (first, last) in enumerate(pairwise(cuts))
         if last > first
     ]
     return Plan(problem.digest, tuple(stages), plain_input(problem), name)
+
+
+def settled(problem: Problem, plan: Plan, model: CostModel | None = None) -> Plan:
+    """The plan with those stages computing what changed alone that make it better so, one after another."""
+    if not any(partial for _, partial in problem.variants):
+        return plan
+    model = model or CostModel(problem)
+    for at, stage in enumerate(plan.stages):
+        stages = (*plan.stages[:at], replace(stage, dense=False), *plan.stages[at + 1 :])
+        tried = replace(plan, stages=stages)
+        if not problem.partial_stage(stages[at]) or why_not(problem, tried) is not None:
+            continue
+        if why_not(problem, plan) is not None or rank(problem, model.cost(tried)) < rank(problem, model.cost(plan)):
+            plan = tried
+    return plan
 
 
 def none_fits(problem: Problem) -> ConfigError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from cutset.config import usable_cores
 from cutset.errors import ConfigError, RequestError
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop
-from cutset.partition.problem import Objective, Problem, scaled
+from cutset.partition.problem import Machine, Objective, Problem, scaled
 from cutset.partition.profile import FORMAT, Profile, Sizes, cpu_name, keep, kept, machine_of, put
 from cutset.partition.timing import Run, measure_layers, quickest
 from cutset.partition.traffic import Coded, Mode, Traffic, changed, dense
@@ -27,6 +27,7 @@ from cutset.video.runtimes import FUSED, has_onnx, installed, open_stage, packag
 from cutset.video.runtimes.checked import made_up
 
 if TYPE_CHECKING:
+    from cutset.video.delta.pricing import DeltaPrice
     from cutset.video.sources import Picture, VideoCodec
 
 __all__ = [
@@ -242,8 +243,18 @@ def typical_pairs(pictures: Sequence[NDArray[np.uint8]], count: int) -> list[lis
     return [list(pictures[at : at + 2]) for at in places]
 
 
-def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None, wish: Wish) -> Problem:
-    """The problem that a user states. Raises ConfigError for numbers that don't go together or can't be."""
+def problem_of(
+    graph: Graph,
+    digest: str,
+    profile: Profile,
+    sizes: Sizes | None,
+    wish: Wish,
+    price: DeltaPrice | None = None,
+) -> Problem:
+    """The problem that a user states. With a `price`, measured on this machine, stages may compute what changed alone.
+
+    Raises ConfigError for numbers that don't go together or can't be.
+    """
     count = len(wish.speeds)
     names = tuple(wish.names) or tuple(f"worker{i + 1}" for i in range(count))
     profiles = tuple(wish.profiles) or (profile,) * count
@@ -254,7 +265,7 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
     for each in (profile, *profiles):
         each.check(graph, digest, f"the profile of {each.cpu}")
     machines = tuple(
-        scaled(machine_of(own, name, memory=limit, reference=profile), speed)
+        scaled(_changed(machine_of(own, name, memory=limit, reference=profile), price), speed)
         for own, name, limit, speed in zip(profiles, names, memory, wish.speeds, strict=True)
     )
     traffic = sizes.traffic() if sizes else guessed_traffic(graph, profile, wish.changed)
@@ -272,7 +283,16 @@ def problem_of(graph: Graph, digest: str, profile: Profile, sizes: Sizes | None,
         horizon=wish.horizon,
         slack=wish.slack,
         private=picture_like(graph) if wish.pictures_stay else frozenset(),
+        partial={} if price is None else price.traffic(graph, traffic),
     )
+
+
+def _changed(machine: Machine, price: DeltaPrice | None) -> Machine:
+    """The machine, which computes what changed alone as much quicker or slower than this one as it computes all. What
+    dense took beside it counts, not this machine's profile, which may be of a busier hour."""
+    if price is None:
+        return machine
+    return replace(machine, changed=price.work.times(float(machine.seconds.sum()) / max(price.dense, 1e-9)))
 
 
 def picture_inputs(
