@@ -25,14 +25,15 @@ def deliver_each(letters: Iterable[Letter]) -> None:
 
 
 class DeltaJoiner:
-    """Joins the pieces of one request that nobody reads before its end: those of a sample that come within `HELD`
-    seconds. The first token of a sample is given at once, and what ends it with all before."""
+    """Joins the pieces of one request that nobody reads before its end: those of a sample that come within the same
+    `HELD` seconds of the clock, so that all requests give theirs with the same step. The first token of a sample is
+    given at once, and what ends it with all before."""
 
     __slots__ = ("_given", "_held")
 
     def __init__(self) -> None:
         self._held: dict[int, list[Delta]] = {}  # by sample
-        self._given: dict[int, float] = {}  # when each sample gave something
+        self._given: dict[int, int] = {}  # when each sample gave something, in `HELD` seconds
 
     def take(self, delta: Delta, now: float) -> list[Delta]:
         """The next piece, and what is due with it; `now` in seconds."""
@@ -40,9 +41,9 @@ class DeltaJoiner:
         self._held.setdefault(index, []).append(delta)
         if delta.finished:  # the last one of all
             samples = [*(one for one in self._held if one != index), index]
-        elif delta.finish_reason is None and (given := self._given.get(index)) is not None and now - given < HELD:
+        elif delta.finish_reason is None and self._given.get(index) == int(now / HELD):
             return []
         else:
             samples = [index]
-        self._given[index] = now
+        self._given[index] = int(now / HELD)
         return [joined(self._held.pop(one)) for one in samples]
