@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -29,6 +30,9 @@ from cutset.version import compatible, software
 
 __all__ = ["RayParty"]
 
+# Waits until its stdin (which shells take from what runs behind them) ends, in no child of this process: Ray kills an
+# actor's children with it, without a word.
+REMOVE = 'exec 3<&0; { cat <&3; rm -rf -- "$1"; } >/dev/null 2>&1 &'
 NODE_TICK = 0.25  # seconds between two looks whether the node's process runs
 LAST_WORDS = 5  # lines of what a party said, for the reason of its end
 
@@ -42,6 +46,7 @@ class RayParty:
     def __init__(self) -> None:
         self._child: Child | None = None
         self._folder: Path | None = None  # where files of its order lie, as long as the party runs
+        self._alive = -1  # the writing end of a pipe that ends with this process
         self._said: deque[str] = deque(maxlen=LAST_WORDS)
 
     def begin(self, order: dict[str, Any]) -> dict[str, Any]:
@@ -81,9 +86,10 @@ class RayParty:
         files: Mapping[str, bytes] | None = None,
     ) -> dict[str, Any]:
         """`begin` for a node whose address is known."""
-        # Mode 0700. The party removes it when this process is gone, however Ray ends that.
-        self._folder = folder = Path(tempfile.mkdtemp(prefix="cutset-ray-"))
+        self._folder = folder = Path(tempfile.mkdtemp(prefix="cutset-ray-"))  # mode 0700
         try:
+            if files:
+                self._remove_afterwards(folder)
             for name, data in (files or {}).items():
                 place = folder / "files" / name
                 if ".." in place.parts or Path(name).is_absolute():
@@ -111,9 +117,21 @@ class RayParty:
         threading.Thread(target=self._pass_on, args=(child,), name="cutset-party-words", daemon=True).start()
         return {"address": address, "key": keys.public.hex(), "pid": child.process.pid, "host": host}
 
+    def _remove_afterwards(self, folder: Path) -> None:
+        """Has the folder removed when this process is gone, however Ray ends it."""
+        theirs, self._alive = os.pipe()
+        try:
+            command = ["/bin/sh", "-c", REMOVE, "sh", str(folder)]
+            subprocess.run(command, stdin=theirs, start_new_session=True, check=True)
+        finally:
+            os.close(theirs)
+
     def _clear(self) -> None:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        alive, self._alive = self._alive, -1
+        if alive >= 0:
+            os.close(alive)
 
     def enrolled(self, secret: Path) -> None:
         """The party listens; its pair is in that file for a moment more."""
