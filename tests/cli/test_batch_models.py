@@ -101,8 +101,10 @@ class FakeData:
 class FakeSource:
     """An actor of the driver's that reads lines: what a call gives is there at once."""
 
-    def __init__(self, path: str) -> None:
-        self.read = SimpleNamespace(remote=ray_lines.LineSource(path).read)
+    def __init__(self, path: str, actors: int) -> None:
+        source = ray_lines.LineSource(path, actors)
+        for name in ("may_open", "read", "may_begin", "answered"):
+            setattr(self, name, SimpleNamespace(remote=getattr(source, name)))
 
 
 @pytest.fixture

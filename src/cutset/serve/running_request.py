@@ -85,7 +85,7 @@ class RunningRequest:
                     adapter=adapter,
                     background=background,
                     deliver=mailbox.put,
-                    whole=most_unread is None,
+                    whole=most_unread is None and params.logprobs is None,  # else each token is told apart
                 )
                 self._handles.append(handle)
         except BaseException:
