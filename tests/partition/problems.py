@@ -7,10 +7,14 @@ import random
 
 import numpy as np
 
+from cutset.errors import CutsetError
+from cutset.partition.cost import CostModel
 from cutset.partition.graph import Graph
 from cutset.partition.hop import Hop
 from cutset.partition.node import Node, Read, Value, Weight
+from cutset.partition.plan import Plan
 from cutset.partition.problem import Machine, Problem
+from cutset.partition.schedulers import scheduler
 from cutset.partition.traffic import Coded, Traffic
 from cutset.video.privacy import picture_like
 
@@ -98,3 +102,16 @@ def random_problem(seed: int, **given: object) -> Problem:
         {"": random_traffic(rng, inputs), "packets": Traffic((Coded(inputs * rng.random(), 0.0, rng.random()),))},
         **(more | given),
     )
+
+
+def plan_or_none(name: str, problem: Problem, model: CostModel) -> Plan | None:
+    """A scheduler's plan; None where it finds none."""
+    try:
+        return scheduler(name).plan(problem, model)
+    except CutsetError:
+        return None
+
+
+def close(a: float, b: float) -> bool:
+    """Equal but for rounding."""
+    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))

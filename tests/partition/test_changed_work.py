@@ -28,7 +28,7 @@ from cutset.partition.schedulers.exhaustive import every_plan
 from cutset.partition.search import Search, StepSearch
 from cutset.partition.simulate import simulate
 from cutset.partition.traffic import spread
-from partition.problems import random_problem, random_traffic
+from partition.problems import close, plan_or_none, random_problem, random_traffic
 
 LAYERS = 6
 QUIET, BUSY = 0.1, 1.2  # times what dense takes
@@ -77,17 +77,6 @@ def with_changed(given: Problem, seed: int) -> Problem:
     some = [name for name in given.graph.values if rng.random() < 0.8]
     partial = {name: random_traffic(rng, given.graph.values[name].nbytes // 2) for name in some}
     return replace(given, machines=machines, partial=partial)
-
-
-def plan_or_none(name: str, problem: Problem, model: CostModel) -> Plan | None:
-    try:
-        return scheduler(name).plan(problem, model)
-    except CutsetError:
-        return None
-
-
-def close(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
 
 
 def partial_workers(problem: Problem, plan: Plan) -> list[str]:

@@ -16,24 +16,12 @@ from cutset.partition.hop import Hop
 from cutset.partition.lattice import closed_sets, lattice
 from cutset.partition.memory import order_bytes
 from cutset.partition.mesh import Mesh
-from cutset.partition.plan import Plan
 from cutset.partition.problem import Machine, Problem
 from cutset.partition.schedulers import SCHEDULERS, scheduler
 from cutset.partition.schedulers.exhaustive import every_plan
 from cutset.partition.search import Search, StepSearch
 from cutset.partition.traffic import Coded, Traffic
-from partition.problems import layer, random_graph, random_problem, random_traffic, value
-
-
-def plan_or_none(name: str, problem: Problem, model: CostModel) -> Plan | None:
-    try:
-        return scheduler(name).plan(problem, model)
-    except CutsetError:
-        return None
-
-
-def close(a: float, b: float) -> bool:
-    return abs(a - b) <= 1e-9 * max(abs(a), abs(b))
+from partition.problems import close, layer, plan_or_none, random_graph, random_problem, random_traffic, value
 
 
 def test_optimal_is_the_best_of_all_plans() -> None:

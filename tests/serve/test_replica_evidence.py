@@ -6,7 +6,9 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +33,7 @@ from cutset.models.files.fingerprint import fingerprint
 from cutset.models.files.source import open_source
 from cutset.models.registry import BUNDLED
 from cutset.serve.replicas.replica import Replica
-from cutset.serve.replicas.replica_launchers import GivenReplicas
+from cutset.serve.replicas.replica_launchers import GivenReplicas, LocalReplicas, _LocalReplica
 from cutset.serve.replicas.replica_messages import LIMITS, REPLICA_HANDSHAKE, ReplicaFacts, pack
 from cutset.serve.replicas.replica_scale import ReplicaScale
 from cutset.serve.replicas.replica_set import ReplicaTimes
@@ -96,7 +98,8 @@ def test_replicas_that_are_started_here_show_it(tmp_path: Path, tokens: list[int
             launched = [one.launched for one in llm.replicas._up.values()]
         assert len({one.key for one in launched}) == 2
         assert all(one.address.startswith("tcp://127.0.0.1:") for one in launched)
-        directory = llm.replicas._launcher.directory  # type: ignore[attr-defined]
+        assert isinstance(llm.replicas._launcher, LocalReplicas)
+        directory = llm.replicas._launcher.directory
         assert not list(directory.rglob("*.key")), "whoever has read its pair has it alone"
     assert sum("NOT CONFIDENTIAL: the evidence of" in line for line in said) == 2, "of each replica once"
     assert not directory.exists()
@@ -107,7 +110,8 @@ def test_one_that_is_lost_comes_back_with_another_key_and_is_asked_again(tmp_pat
     with served({}, **how) as (llm, said):
         assert isinstance(llm, ReplicatedLLM)
         [before] = llm.replicas._up.values()
-        before.launched._child.process.kill()  # type: ignore[attr-defined]
+        assert isinstance(before.launched, _LocalReplica)
+        os.kill(before.launched.pid, signal.SIGKILL)
         until(lambda: before not in llm.replicas._up.values() and llm.replicas.ready, 60)
         [after] = llm.replicas._up.values()
         assert after.launched.key != before.launched.key

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from cluster.launch.fake_ray import FakeAttempt, FakeCluster, Fakes, until
+from cluster.launch.fake_ray import FakeAttempt, Fakes, until
 from cutset.cli import accelerator
-from cutset.cluster.launch import ray_launcher
 from cutset.cluster.launch.ray_launcher import RayLauncher, RayOptions
 from cutset.config import load_settings
 from cutset.engine import SamplingParams
@@ -34,15 +33,6 @@ from link.recorder import WRONG, policy_for
 FEW = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
 SMALL: dict[str, Any] = {"threads": 1, "max_model_len": 64, "max_num_seqs": 2, "cache_mib": 2}
 AUTO = RayOptions("auto", insecure=True)
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    """Three nodes of one processor each."""
-    found = Fakes(FakeCluster({"a": 1, "b": 1, "c": 1}))
-    monkeypatch.setattr("cutset.cluster.launch.ray_security.installed", lambda: "2.60.0")
-    monkeypatch.setattr(ray_launcher, "open_driver", found.open)
-    return found
 
 
 @pytest.fixture(scope="module")

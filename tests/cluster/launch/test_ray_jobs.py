@@ -7,21 +7,12 @@ from typing import Any
 
 import pytest
 
-from cluster.launch.fake_ray import FakeCluster, Fakes, until
-from cutset.cluster.launch import ray_launcher
+from cluster.launch.fake_ray import Fakes, until
 from cutset.config import load_settings
 from cutset.engine.params import SamplingParams
 from cutset.link.keys import new_keys, save_keys
 from cutset.llm import LLM
 from cutset.offload.accelerator.placed import PlacedAccelerator
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    found = Fakes(FakeCluster({"a": 1, "b": 1, "c": 1}))
-    monkeypatch.setattr("cutset.cluster.launch.ray_security.installed", lambda: "2.60.0")
-    monkeypatch.setattr(ray_launcher, "open_driver", found.open)
-    return found
 
 
 @pytest.mark.slow

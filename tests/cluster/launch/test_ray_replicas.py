@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.launch.fake_ray import FakeCluster, Fakes, until
+from cluster.launch.fake_ray import Fakes, until
 from cutset.cli import main
 from cutset.cluster.launch import ray_launcher
 from cutset.cluster.launch.ray_launcher import RayOptions
@@ -26,15 +26,6 @@ from cutset.serve.replicas.replicated_llm import ReplicatedLLM
 PROMPT, PARAMS = "Once upon a time", SamplingParams(temperature=0.9, seed=7, max_tokens=200, ignore_eos=True)
 SETTINGS = load_settings({"threads": 1, "max_model_len": 256, "cache_mib": 8})
 AUTO = RayOptions("auto", insecure=True)
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    """Three nodes of one processor each."""
-    found = Fakes(FakeCluster({"a": 1, "b": 1, "c": 1}))
-    monkeypatch.setattr("cutset.cluster.launch.ray_security.installed", lambda: "2.60.0")
-    monkeypatch.setattr(ray_launcher, "open_driver", found.open)
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from torch import nn
 
 from cutset.cluster.values import Array
 from cutset.partition.hop import Hop
@@ -231,10 +232,10 @@ def test_a_source_is_priced_by_what_it_shows(model: TorchModel) -> None:
 
 
 def test_what_has_no_maps_has_no_price() -> None:
-    class Flat(torch.nn.Module):  # type: ignore[misc, name-defined, unused-ignore]
+    class Flat(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.head = torch.nn.Linear(3 * 4 * 4, 5)
+            self.head = nn.Linear(3 * 4 * 4, 5)
 
         def forward(self, x: Any) -> Any:
             return self.head(x.float().flatten(1))
